@@ -1,0 +1,1 @@
+"""Measurements of fhrt on the machine at hand: `python -m benchmarks --help`."""

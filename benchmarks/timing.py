@@ -1,0 +1,34 @@
+"""Paired timing: the candidates take turns, so that a busy moment of the machine meets all of them alike."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = NDArray[np.float64]
+
+
+def interleave(candidates: Mapping[str, Callable[[], object]], *, runs: int, warmup: int) -> dict[str, Times]:
+    """Milliseconds of every call, float64 `[runs]` per candidate; each round calls every candidate once, in turned order."""
+    names = list(candidates)
+    times = {name: np.empty(runs) for name in names}
+    for round_ in range(-warmup, runs):
+        turn = round_ % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = time.perf_counter_ns()
+            candidates[name]()
+            elapsed = time.perf_counter_ns() - start
+            if round_ >= 0:
+                times[name][round_] = elapsed / 1e6
+    return times
+
+
+def summary(times: Times) -> dict[str, float]:
+    """Median and 95th percentile, in the unit of `times`."""
+    return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
+
+
+def ratio(times: Times, reference: Times) -> float:
+    """Median of the rounds' own ratios times / reference: under 1 means faster than the reference."""
+    return float(np.median(times / reference))

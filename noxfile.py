@@ -1,0 +1,34 @@
+"""Developer sessions: `nox` runs tests, lint and types; `nox -s bench` measures."""
+
+import nox
+
+nox.options.sessions = ["tests", "lint", "types"]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite; arguments after -- go to pytest."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style."""
+    session.install("ruff")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    session.install("-e", ".[dev]")
+    session.run("mypy", "fhrt")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the lite model and the native ops on this machine; results go to benchmarks/results."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "benchmarks", "model", "lite", "--json", "benchmarks/results/model-lite.json")
+    session.run("python", "-m", "benchmarks", "ops", "--json", "benchmarks/results/ops.json")
