@@ -1,0 +1,5 @@
+"""`python -m fhrt`."""
+
+from fhrt.cli import app
+
+app(prog_name="fhrt")

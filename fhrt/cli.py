@@ -1,0 +1,325 @@
+"""The `fhrt` command. Heavy imports stay inside the commands, so that `fhrt --help` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib import import_module, metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from typer.core import TyperGroup
+
+from fhrt.errors import BadInputError, FhrtError
+
+if TYPE_CHECKING:
+    from fhrt.results import Face, Result
+
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+MAX_SIDE = 4096  # longer side of a pasted picture, pixels
+SHEET_FACES = 60
+SHEET_WIDTH = 1600
+
+
+
+class _Group(TyperGroup):
+    """Turns a `FhrtError` of any command into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FhrtError as error:
+            _complain(str(error))
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    name="fhrt",
+    cls=_Group,
+    help="Face hallucination, real time: tiny faces of a picture made eight times larger.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
+Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
+DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file.")]
+MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fhrt {_installed('fhrt')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; made when it is missing.")],
+    model: Model = "lite",
+    scale: Annotated[int, typer.Option(min=1, help=f"Enlargement of the picture; lowered to keep its sides within {MAX_SIDE} pixels.")] = 4,
+    max_face: MaxFace = 48,
+    detector: DetectorName = "auto",
+    backend: Backend = "auto",
+    threads: Threads = None,
+) -> None:
+    """Hallucinate the faces of pictures.
+
+    Writes for each picture NAME.png (enlarged, faces in place) and NAME_faces.png (boxes, and each face before and after), and for the
+    whole run sheet.png with its best faces. Exit code 1 when some pictures could not be read, 2 when none could.
+    """
+    from fhrt.hallucinator import Hallucinator
+    from fhrt.results import write_picture
+
+    pictures = _pictures(inputs)
+    hallucinator = Hallucinator(model, backend=backend, detector=detector, max_face=max_face, threads=threads)
+    _make_folder(output)
+    best: list[Face] = []
+    used = {"sheet"}
+    count = failed = 0
+    with Progress(console=err, transient=True) as progress:
+        for path in progress.track(pictures, description="Hallucinating"):
+            try:
+                result = hallucinator.run(path)
+            except BadInputError as error:
+                failed += 1
+                _complain(str(error), progress.console)
+                continue
+            name = _free_name(path.stem, used)
+            write_picture(output / f"{name}.png", result.paste(_scale_within(result, scale)))
+            result.save(output / f"{name}_faces.png")
+            count += len(result.faces)
+            best = sorted(best + result.faces, key=lambda face: -face.score * face.width)[:SHEET_FACES]
+    if failed < len(pictures):
+        _write_sheet(output / "sheet.png", best)
+        out.print(f"{count} faces in {len(pictures) - failed} pictures -> {output}", highlight=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(2 if failed == len(pictures) else 1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("fhrt_demo.png"),
+    model: Model = "lite",
+    backend: Backend = "auto",
+    threads: Threads = None,
+) -> None:
+    """Hallucinate the faces of a picture that comes with fhrt."""
+    from fhrt.hallucinator import Hallucinator
+
+    hallucinator = Hallucinator(model, backend=backend, threads=threads)
+    with resources.as_file(resources.files("fhrt") / "assets" / "crowd.png") as crowd:
+        result = hallucinator.run(crowd)
+    result.save(output)
+    out.print(f"{len(result.faces)} faces in {result.timings['total']:.0f} ms -> {output}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with fhrt."""
+    from fhrt.runtime import list_models
+
+    table = Table("model", "input", "output", "scores", "licence")
+    for card in list_models():
+        sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
+        scores = "  ".join(f"{name} {value}" for name, value in card.scores.items())
+        table.add_row(card.name, *sizes, scores, card.licence)
+    out.print(table)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="Name of the system that the checkpoint belongs to.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that the training wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle.")],
+) -> None:
+    """Turn a trained checkpoint into a bundle (needs torch)."""
+    from fhrt.export import export as export_bundle
+
+    out.print(f"{export_bundle(name, checkpoint, output)}", highlight=False, soft_wrap=True)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
+    protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable. Left out: all that fit.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+) -> None:
+    """Score a model: PSNR and SSIM, and their gain over bicubic."""
+    from fhrt.protocols import evaluate as score
+    from fhrt.results import write_bytes
+    from fhrt.runtime import load
+
+    engine = load(model, backend=backend, threads=threads)
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("Scoring", total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        rows = score(engine, data, protocol or [], limit, advance)
+    table = Table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=engine.card.name)
+    for row in rows:
+        psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim
+        scores = (f"{row.psnr:.2f}", f"{psnr_gain:+.2f}", f"{row.ssim:.3f}", f"{ssim_gain:+.3f}", f"{row.ms_per_face:.2f}")
+        table.add_row(row.protocol, str(row.n), *scores)
+    out.print(table)
+    if json_file is not None:
+        fields = ("protocol", "n", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "ms_per_face")
+        report = {"model": engine.card.name, "rows": [{key: getattr(row, key) for key in fields} for row in rows]}
+        write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, and which command adds what is missing."""
+    table = Table("what", "state", "detail")
+    broken = False
+
+    def check(what: str, probe: Callable[[], str], remedy: str = "", *, needed: bool = False) -> None:
+        nonlocal broken
+        try:
+            table.add_row(what, "[green]works[/green]", probe())
+        except Exception as error:  # noqa: BLE001 - a broken dependency may raise anything; here it is a finding
+            broken |= needed
+            colour, reason = ("red", f"{error}") if needed else ("yellow", "")
+            table.add_row(what, f"[{colour}]missing[/{colour}]", "  ".join(filter(None, (reason, remedy))))
+
+    check("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    check("fhrt", lambda: _installed("fhrt"), "pip install fhrt", needed=True)
+    check("cpu", _cpu)
+    check("native module", lambda: str(import_module("fhrt._C").__name__), "pip install --no-build-isolation -e .", needed=True)
+    for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
+        check(distribution, lambda package=package: _imported(package), f"pip install {distribution}", needed=True)  # type: ignore[misc]
+    check("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
+    for package, extra in (("torch", "train"), ("openvino", "openvino"), ("tensorrt", "tensorrt"), ("cupy", "cuda")):
+        check(package, lambda package=package: _imported(package), f'pip install "fhrt[{extra}]"')  # type: ignore[misc]
+    check("gpu", _gpu, "needs an NVIDIA driver")
+    _check_models(check)
+    out.print(table)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _check_models(check: Callable[..., None]) -> None:
+    def verify(name: str) -> str:
+        from fhrt.runtime import load
+
+        card = load(name).card
+        return f"verified, {'×'.join(map(str, card.input_size))} to {'×'.join(map(str, card.output_size))}"
+
+    try:
+        from fhrt.runtime import list_models
+
+        names = [card.name for card in list_models()]
+    except (FhrtError, ImportError) as error:
+        reason = str(error)
+
+        def fail() -> str:
+            raise BadInputError(reason)
+
+        check("models", fail, needed=True)
+        return
+    for name in names:
+        check(f"model {name}", lambda name=name: verify(name), needed=True)
+
+
+def _cpu() -> str:
+    import cv2
+
+    codes = {"SSE4.2": 7, "AVX2": 11, "FMA3": 12, "AVX-512": 256, "NEON": 100}  # OpenCV's CV_CPU_* numbers
+    features = " ".join(name for name, code in codes.items() if cv2.checkHardwareSupport(code))
+    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} threads, {features}"
+
+
+def _onnxruntime() -> str:
+    runtime = import_module("onnxruntime")
+    return f"{runtime.__version__}: {', '.join(runtime.get_available_providers())}"
+
+
+def _gpu() -> str:
+    import subprocess
+
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    return "; ".join(subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip().splitlines())
+
+
+def _imported(package: str) -> str:
+    return str(import_module(package).__version__)
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed, run from its source folder"
+
+
+def _pictures(inputs: list[Path]) -> list[Path]:
+    """Picture files, folders opened (one level, by name). Raises `BadInputError`."""
+    pictures: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
+            if not inside:
+                raise BadInputError(f"{path} holds no pictures ({', '.join(sorted(PICTURES))})")
+            pictures += inside
+        elif path.exists():
+            pictures.append(path)
+        else:
+            raise BadInputError(f"{path} does not exist")
+    return pictures
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _free_name(stem: str, used: set[str]) -> str:
+    """`stem`, or `stem_2`, … so that pictures of the same name from several folders do not overwrite one another."""
+    name, number = stem, 1
+    while name in used or f"{name}_faces" in used:
+        number += 1
+        name = f"{stem}_{number}"
+    used |= {name, f"{name}_faces"}
+    return name
+
+
+def _scale_within(result: Result, scale: int) -> int:
+    return max(1, min(scale, MAX_SIDE // max(result.frame.shape[:2])))
+
+
+def _write_sheet(path: Path, faces: list[Face]) -> None:
+    from fhrt.results import draw_pairs, write_picture
+
+    captions = [f"{face.width:.0f} px   {face.score:.2f}" for face in faces]
+    write_picture(path, draw_pairs([(face.lr, face.sr) for face in faces], captions, SHEET_WIDTH))
+
+
+def _complain(message: str, console: Console = err) -> None:
+    console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)

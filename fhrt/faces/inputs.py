@@ -1,0 +1,110 @@
+"""The one place where frames, picture files and boxes from outside are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fhrt.errors import BadInputError
+
+Color = Literal["bgr", "rgb"]
+Picture = NDArray[np.uint8]
+
+
+def swap_channels(picture: Picture) -> Picture:
+    """BGR to RGB and back: uint8 `[..., 3]`, contiguous."""
+    return np.ascontiguousarray(picture[..., ::-1])
+
+
+def as_frame(source: Any, color: Color = "bgr") -> Picture:
+    """A frame as uint8 `[H, W, 3]` in the channel order `color`.
+
+    `source`: an ndarray `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (alpha is dropped) that is already in that order,
+    a path of a picture file, or a PIL image. Raises `BadInputError`.
+    """
+    if isinstance(source, (str, Path)):
+        frame = read_picture(Path(source))
+        return frame if color == "bgr" else swap_channels(frame)
+    if hasattr(source, "convert") and hasattr(source, "getbands"):  # a PIL image; Pillow itself is not needed here
+        try:
+            frame = np.array(source.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"the PIL image cannot be decoded: {error}") from error
+        return _check_array(frame if color == "rgb" else swap_channels(frame))
+    if isinstance(source, np.ndarray):
+        return _check_array(source)
+    raise BadInputError(f"a frame must be an ndarray, a path or a PIL image, not {type(source).__name__}")
+
+
+def read_picture(path: Path) -> Picture:
+    """Reads a picture file as BGR uint8 `[H, W, 3]`. Raises `BadInputError` that names the file when it is unreadable or cut short."""
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise BadInputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise BadInputError(f"{path} is empty")
+    if _is_cut_short(data):  # the decoders would return a picture with a grey lower part
+        raise BadInputError(f"{path} is truncated")
+    try:
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # e.g. more pixels than OpenCV accepts
+        raise BadInputError(f"{path} cannot be decoded: {' '.join(str(error.err).split())}") from error
+    if frame is None:
+        raise BadInputError(f"{path} is not a picture, or it is damaged")
+    return frame.astype(np.uint8, copy=False)
+
+
+def as_boxes(boxes: ArrayLike, frame: Picture) -> NDArray[np.float64]:
+    """Tight face boxes `[N, 4]` (x1, y1, x2, y2; pixels), float64. Raises `BadInputError` that names the first bad box."""
+    try:
+        array = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInputError("boxes must be numbers of shape [N, 4] (x1, y1, x2, y2)") from error
+    if array.size == 0:
+        return np.empty((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BadInputError(f"boxes must have shape [N, 4] (x1, y1, x2, y2), not {list(array.shape)}")
+    height, width = frame.shape[:2]
+    for index, (x1, y1, x2, y2) in enumerate(array.tolist()):
+        name = f"box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        if not np.isfinite(array[index]).all():
+            raise BadInputError(f"{name} holds NaN or infinity")
+        if x2 <= x1 or y2 <= y1:
+            raise BadInputError(f"{name} is inverted: x1 < x2 and y1 < y2 are needed")
+        if x2 - x1 < 2 or y2 - y1 < 2:
+            raise BadInputError(f"{name} is smaller than 2 pixels")
+        if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+            raise BadInputError(f"{name} lies outside the {width}x{height} frame")
+    return array
+
+
+def _check_array(frame: NDArray[Any]) -> Picture:
+    if np.issubdtype(frame.dtype, np.floating) and not np.isfinite(frame).all():
+        raise BadInputError("the frame holds NaN or infinity; pass uint8 values 0..255")
+    if frame.dtype != np.uint8:
+        raise BadInputError(f"the frame is {frame.dtype}; pass uint8 values 0..255")
+    if frame.ndim not in (2, 3):
+        raise BadInputError(f"a frame must have shape [H, W] or [H, W, C], not {list(frame.shape)}")
+    if frame.size == 0:
+        raise BadInputError(f"the frame is empty: shape {list(frame.shape)}")
+    if frame.ndim == 2:
+        frame = frame[:, :, None]
+    channels = frame.shape[2]
+    if channels not in (1, 3, 4):
+        raise BadInputError(f"a frame must have 1, 3 or 4 channels, not {channels}")
+    return np.ascontiguousarray(np.repeat(frame, 3, axis=2) if channels == 1 else frame[:, :, :3])
+
+
+def _is_cut_short(data: bytes) -> bool:
+    if data.startswith(b"\xff\xd8"):  # JPEG: an end-of-image marker must follow the last start of scan
+        return data.rfind(b"\xff\xd9") < max(data.rfind(b"\xff\xda"), 1)
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if data.startswith(b"RIFF"):  # WebP: the header holds the length
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return False

@@ -1,0 +1,110 @@
+"""Frame in, faces out: detect, crop, super-resolve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import fhrt.runtime
+from fhrt.errors import BadInputError
+from fhrt.faces.align import crop_transform, face_transform
+from fhrt.faces.detect import Detection, Detector, create_detector
+from fhrt.faces.inputs import Color, as_boxes, as_frame, swap_channels
+from fhrt.ops import face_crop
+from fhrt.results import Face, Result
+
+
+class Hallucinator:
+    """A model, a detector and what lies between.
+
+    `model`: a shipped model's name or a bundle folder. `backend`, `threads`: as `fhrt.runtime.load`. `detector`: "auto", "haar", the
+    path of a YuNet ONNX file, or an object with `detect(frame_bgr)`. `max_face`: faces whose box is wider (pixels) are left alone.
+    `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "lite",
+        *,
+        backend: str = "auto",
+        detector: str | Path | Detector = "auto",
+        max_face: float = 48,
+        color: Color = "bgr",
+        threads: int | None = None,
+    ) -> None:
+        if color not in ("bgr", "rgb"):
+            raise BadInputError(f'color must be "bgr" or "rgb", not {color!r}')
+        if not max_face > 0:
+            raise BadInputError(f"max_face must be above 0, not {max_face}")
+        self.color: Color = color
+        self.max_face = max_face
+        self.detector = create_detector(detector) if isinstance(detector, (str, Path)) else detector
+        self.engine = fhrt.runtime.load(model, backend=backend, threads=threads)
+
+    def run(self, frame: Any, boxes: ArrayLike | None = None) -> Result:
+        """Finds the faces of a frame and hallucinates those up to `max_face` pixels wide.
+
+        `frame`: uint8 `[H, W, 3]` (or grey, or with alpha), a path or a PIL image. `boxes` `[N, 4]`: tight face boxes x1, y1, x2, y2
+        (forehead to chin, cheek to cheek) instead of the detector's. Raises `BadInputError`.
+        """
+        start = perf_counter()
+        frame = as_frame(frame, self.color)
+        if boxes is None:
+            detections = self.detector.detect(frame if self.color == "bgr" else swap_channels(frame))
+        else:
+            detections = [Detection(tuple(box)) for box in as_boxes(boxes, frame).tolist()]
+        small = [detection for detection in detections if detection.width <= self.max_face]
+        detected = perf_counter()
+
+        lr_size, card = self.engine.card.input_size, self.engine.card
+        crops = [crop_transform(one.box, lr_size, eyes=one.eyes, margin=card.crop_margin) for one in small]
+        timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
+        faces: list[Face] = []
+        if small:
+            batch = face_crop(frame, np.stack(crops), lr_size, 127.5, 127.5)
+            if self.color == "bgr":
+                batch = np.ascontiguousarray(batch[:, ::-1])
+            cropped = perf_counter()
+            output = self.engine.run(batch)
+            ran = perf_counter()
+            lr, sr = self._pictures(batch), self._pictures(output.sr)
+            for index, detection in enumerate(small):
+                theta = None if output.theta is None else output.theta[index]
+                faces.append(
+                    Face(
+                        box=detection.box,
+                        score=detection.score,
+                        lr=lr[index],
+                        sr=sr[index],
+                        transform=face_transform(crops[index], theta, lr_size, card.output_size),
+                        heatmaps=None if output.heatmaps is None else output.heatmaps[index],
+                    )
+                )
+            timings |= {"crop": cropped - detected, "model": ran - cropped, "assemble": perf_counter() - ran}
+        timings["total"] = perf_counter() - start
+        milliseconds = {stage: seconds * 1000 for stage, seconds in timings.items()}
+        return Result(frame, faces, milliseconds, self.color, skipped=len(detections) - len(small))
+
+    def hallucinate(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """LR faces uint8 `[N, h, w, 3]` to SR faces uint8 `[N, H, W, 3]`, in the channel order `color`. Raises `BadInputError`."""
+        height, width = self.engine.card.input_size
+        lr = np.asarray(lr)
+        if lr.dtype != np.uint8:
+            raise BadInputError(f"LR faces must be uint8 values 0..255, not {lr.dtype}")
+        if lr.ndim != 4 or lr.shape[1:] != (height, width, 3):
+            raise BadInputError(f"LR faces must have shape [N, {height}, {width}, 3], not {list(lr.shape)}")
+        if len(lr) == 0:
+            return np.empty((0, *self.engine.card.output_size, 3), np.uint8)
+        rgb = lr if self.color == "rgb" else lr[..., ::-1]
+        batch = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
+        return self._pictures(self.engine.run(batch).sr)
+
+    def _pictures(self, tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
+        values = np.rint((tensor + np.float32(1)) * np.float32(127.5)).clip(0, 255).astype(np.uint8)
+        channels = values if self.color == "rgb" else values[:, ::-1]
+        return np.ascontiguousarray(channels.transpose(0, 2, 3, 1))

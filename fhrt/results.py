@@ -1,0 +1,179 @@
+"""What a run returns: faces, the frame with them pasted in, and pictures to look at."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fhrt.errors import BadInputError
+from fhrt.faces.inputs import Color, Picture, swap_channels
+from fhrt.faces.paste import paste_faces
+
+# Colours and sizes of the drawings (BGR, pixels).
+BACKGROUND = (26, 23, 22)
+PANEL = (44, 39, 37)
+TEXT = (232, 228, 226)
+MUTED = (160, 150, 146)
+ACCENT = (80, 200, 255)
+PAD = 16
+CAPTION = 26
+ARROW = 28
+FRAME_WIDTH = 960  # a smaller frame is enlarged to about this width before its boxes are drawn
+
+
+@dataclass
+class Face:
+    """One hallucinated face."""
+
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2 of the tight face in the frame, pixels."""
+    score: float
+    lr: Picture
+    """What the network saw: uint8 `[h, w, 3]` in the frame's channel order."""
+    sr: Picture
+    """What it made: uint8 `[H, W, 3]`, upright."""
+    transform: NDArray[np.float32]
+    """`[2, 3]`, SR pixel to frame pixel, pixel centres at integers."""
+    track_id: int | None = None
+    heatmaps: NDArray[np.float32] | None = None
+    """`[K, h, w]` facial components, where the model has them."""
+
+    @property
+    def width(self) -> float:
+        return self.box[2] - self.box[0]
+
+
+@dataclass
+class Result:
+    """The faces of one frame."""
+
+    frame: Picture
+    """uint8 `[H, W, 3]` in the channel order `color`."""
+    faces: list[Face]
+    timings: dict[str, float]
+    """Milliseconds per stage: detect, crop, model, assemble, total."""
+    color: Color = "bgr"
+    skipped: int = 0
+    """Faces that were found but left alone because they are wider than `max_face`."""
+
+    def paste(self, scale: int = 4) -> Picture:
+        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, in the frame's channel order."""
+        if not isinstance(scale, int) or scale < 1:
+            raise BadInputError(f"scale must be a whole number from 1 on, not {scale!r}")
+        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], scale)
+
+    def plot(self, max_faces: int = 24) -> Picture:
+        """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces; uint8, in the frame's channel order."""
+        if max_faces < 0:
+            raise BadInputError(f"max_faces must not be negative, got {max_faces}")
+        shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
+        frame = self._bgr(self.frame)
+        zoom = max(1, round(FRAME_WIDTH / frame.shape[1]))
+        if zoom > 1:
+            frame = cv2.resize(frame, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+        else:
+            frame = frame.copy()
+        for face in self.faces:
+            if not any(face is one for one in shown):
+                _draw_box(frame, face.box, zoom, "")
+        for number, face in enumerate(shown, 1):
+            _draw_box(frame, face.box, zoom, str(number))
+        captions = [f"{number}   {face.width:.0f} px   {face.score:.2f}" for number, face in enumerate(shown, 1)]
+        strip = draw_pairs([(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD)
+        title = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
+        if self.skipped:
+            title += f"   {self.skipped} larger left alone"
+        if "total" in self.timings:
+            title += f"   {self.timings['total']:.0f} ms"
+        canvas = np.full((PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
+        left = (canvas.shape[1] - frame.shape[1]) // 2
+        canvas[PAD : PAD + frame.shape[0], left : left + frame.shape[1]] = frame
+        _text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)
+        canvas[canvas.shape[0] - strip.shape[0] :] = strip
+        return self._bgr(canvas)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes `plot()` to a picture file, whole or not at all. Raises `BadInputError`."""
+        return write_picture(path, self._bgr(self.plot()))
+
+    def _bgr(self, picture: Picture) -> Picture:
+        return picture if self.color == "bgr" else swap_channels(picture)
+
+
+def draw_pairs(pairs: Sequence[tuple[Picture, Picture]], captions: Sequence[str], width: int) -> Picture:
+    """Tiles of LR → SR, as many in a row as `width` pixels hold (at least one); BGR uint8."""
+    if not pairs:
+        return np.full((PAD, width, 3), BACKGROUND, np.uint8)
+    side_h, side_w = pairs[0][1].shape[:2]
+    tile_w, tile_h = 2 * side_w + ARROW + 2 * PAD, side_h + PAD + CAPTION
+    columns = min(max((width - PAD) // (tile_w + PAD), 1), len(pairs))
+    rows = -(-len(pairs) // columns)
+    sheet = np.full((PAD + rows * (tile_h + PAD), max(width, PAD + columns * (tile_w + PAD)), 3), BACKGROUND, np.uint8)
+    for index, ((lr, sr), caption) in enumerate(zip(pairs, captions, strict=True)):
+        row, column = divmod(index, columns)
+        y, x = PAD + row * (tile_h + PAD), PAD + column * (tile_w + PAD)
+        tile = sheet[y : y + tile_h, x : x + tile_w]
+        tile[:] = PANEL
+        # Nearest: each pixel that the network was given stays visible.
+        tile[PAD : PAD + side_h, PAD : PAD + side_w] = cv2.resize(lr, (side_w, side_h), interpolation=cv2.INTER_NEAREST)
+        start = PAD + side_w
+        middle = PAD + side_h // 2
+        cv2.arrowedLine(tile, (start + 6, middle), (start + ARROW - 7, middle), MUTED, 1, cv2.LINE_AA, tipLength=0.35)
+        tile[PAD : PAD + side_h, start + ARROW : start + ARROW + side_w] = sr
+        _text(tile, caption, (PAD, tile_h - 9), MUTED, 0.42)
+    return sheet
+
+
+def write_picture(path: str | Path, picture_bgr: Picture) -> Path:
+    """Encodes by the file name's ending and writes whole or not at all. Raises `BadInputError`."""
+    path = Path(path)
+    try:
+        done, data = cv2.imencode(path.suffix, picture_bgr)
+    except cv2.error:
+        done = False
+    if not done:
+        raise BadInputError(f'cannot write {path}: "{path.suffix}" is not a picture format; use .png, .jpg or .webp')
+    return write_bytes(path, data.tobytes())
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Writes a file whole or not at all: a temporary file in the same folder, then a rename. Raises `BadInputError`."""
+    path = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise BadInputError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int, label: str) -> None:
+    x1, y1, x2, y2 = (round(value * zoom) for value in box)
+    thickness = max(1, round(frame.shape[1] / 900))
+    cv2.rectangle(frame, (x1, y1), (x2, y2), ACCENT, thickness, cv2.LINE_AA)
+    if label:
+        size, _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+        top = max(y1 - size[1] - 6, 0)
+        cv2.rectangle(frame, (x1, top), (x1 + size[0] + 6, top + size[1] + 6), ACCENT, cv2.FILLED)
+        _text(frame, label, (x1 + 3, top + size[1] + 3), BACKGROUND, 0.45)
+
+
+def _text(picture: Picture, text: str, origin: tuple[int, int], color: tuple[int, int, int], size: float) -> None:
+    cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)
