@@ -1,0 +1,48 @@
+"""``python -m training fit RECIPE --data DIR``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhrt.errors import FhrtError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train the networks of fhrt.")
+
+
+@app.callback()
+def main() -> None:
+    """Train the networks of fhrt."""
+
+
+@app.command()
+def fit(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe in training/recipes, or a YAML file.")],
+    data: Annotated[Path, typer.Option(help="Folder with the face shards train-NN.tar and val.tar.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    steps: Annotated[int | None, typer.Option(help="Last step, in place of the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only so many training faces.")] = None,
+) -> None:
+    """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
+    from training.loop import Trainer
+    from training.recipe import load_recipe
+
+    try:
+        settings = load_recipe(recipe)
+        if steps is not None:
+            settings = settings.model_copy(update={"steps": steps})
+        trainer = Trainer(settings, data, out or Path("runs") / Path(recipe).stem, device, limit)
+        if resume:
+            trainer.resume()
+        trainer.fit()
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    app()

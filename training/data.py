@@ -1,0 +1,88 @@
+"""Training batches made on the fly: faces kept as uint8 in memory, poses and damage drawn anew for every batch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fhrt.protocols.pairs import Pairs, make_pairs
+from fhrt.protocols.pose import PoseRange
+from training.recipe import Mix
+
+Batch = tuple[Tensor, Tensor, Tensor]  # lr [N, 3, 16, 16], hr [N, 3, 128, 128] in [-1, 1], theta [N, 2, 3]
+
+
+def make_batch(faces: NDArray[np.uint8], mix: Mix, count: int, rng: np.random.Generator) -> Batch:
+    """A batch of ``count`` random faces in the mix's shares, flipped at random."""
+    chosen = faces[rng.integers(len(faces), size=count)]
+    chosen = np.where(rng.random((count, 1, 1, 1)) < 0.5, chosen[:, :, ::-1], chosen)
+    if mix.jitter:
+        chosen = _jitter(chosen, mix.jitter, rng)
+    shares = {"aligned": mix.aligned, "unaligned": mix.unaligned, "camera": mix.camera}
+    edges = np.rint(np.cumsum([0, *shares.values()]) / sum(shares.values()) * count).astype(int)
+    pose = PoseRange(shift=mix.shift)
+    parts = [
+        make_pairs(chosen[start:end], protocol, rng, pose)
+        for protocol, start, end in zip(shares, edges[:-1], edges[1:], strict=True)
+        if end > start
+    ]
+    return tuple(torch.cat(part) for part in zip(*map(_tensors, parts), strict=True))  # type: ignore[return-value]
+
+
+def _jitter(faces: NDArray[np.uint8], amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Contrast about mid-grey and brightness, each ± ``amount``, by a table per face."""
+    levels = np.arange(256, dtype=np.float32) - 127.5
+    out = np.empty_like(faces)
+    for index, face in enumerate(faces):
+        contrast, brightness = rng.uniform(1 - amount, 1 + amount), rng.uniform(-amount, amount) * 127.5
+        out[index] = np.clip(np.rint(levels * contrast + 127.5 + brightness), 0, 255).astype(np.uint8)[face]
+    return out
+
+
+def _tensors(pairs: Pairs) -> Batch:
+    lr, hr = (torch.from_numpy(np.ascontiguousarray(x)).float().div_(127.5).sub_(1) for x in (pairs.lr, pairs.hr))
+    return lr, hr, torch.from_numpy(pairs.theta)
+
+
+class Batches:
+    """An endless iterator of batches, made ahead by threads; batch number n depends on (seed, n) alone, so a run can resume."""
+
+    def __init__(self, faces: NDArray[np.uint8], mix: Mix, count: int, seed: int, first: int = 0, ahead: int = 4) -> None:
+        self._faces, self._mix, self._count, self._seed = faces, mix, count, seed
+        self._queue: queue.Queue[Batch] = queue.Queue(ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True)
+        self._error: BaseException | None = None
+        self._thread.start()
+
+    def _produce(self, number: int) -> None:
+        try:
+            while not self._stop.is_set():
+                batch = make_batch(self._faces, self._mix, self._count, np.random.default_rng((self._seed, number)))
+                number += 1
+                while not self._stop.is_set():
+                    try:
+                        self._queue.put(batch, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
+        except Exception as error:
+            self._error = error
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            try:
+                yield self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if self._error is not None:
+                    raise self._error from None
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()

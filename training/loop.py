@@ -1,0 +1,192 @@
+"""The training loop: batches → losses → optimiser, with a moving average, validation, checkpoints and exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from fhrt import models
+from fhrt.errors import FhrtError
+from fhrt.models.discriminator import Discriminator
+from fhrt.protocols.archive import read_faces
+from training import checkpoint
+from training.data import Batch, Batches
+from training.losses import adversarial_loss, discriminator_loss, picture_losses, theta_loss
+from training.recipe import Recipe
+from training.validation import Validation
+
+
+class DivergedError(FhrtError):
+    """The loss became NaN or infinite; the last checkpoint is intact."""
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine decay to ``lr × lr_floor`` at the last step."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Trainer:
+    """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, log."""
+
+    def __init__(self, recipe: Recipe, data: Path, out: Path, device: str = "cpu", limit: int | None = None) -> None:
+        # Training the STN ran at a twentieth of its speed on denormal floats.
+        torch.set_flush_denormal(True)
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.out, self.device = recipe, out, torch.device(device)
+        self.model = models.create(recipe.model, **recipe.hparams).to(self.device, memory_format=torch.channels_last)
+        self.optimiser = _optimiser(self.model, recipe)
+        self.average = checkpoint.plain_state(self.model)
+        self.critic = Discriminator().to(self.device) if recipe.losses.adversarial else None
+        self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
+        self.step, self.best = 0, -math.inf
+        self.faces = read_faces(data, "train", limit)
+        self.validation = Validation(read_faces(data, "val", 256), recipe)
+        self.console = Console()
+        out.mkdir(parents=True, exist_ok=True)
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One update; returns the weighted loss terms. Raises DivergedError before any weight is touched by a NaN."""
+        lr, hr, theta = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        terms, sr = self._losses(lr, hr, theta)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is {loss.item()} at step {self.step}; resume from last.safetensors with a lower lr")
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.recipe)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        if self.critic is not None and sr is not None:
+            self._critic_step(hr, sr.detach())
+        self._update_average()
+        self.step += 1
+        return {name: term.item() for name, term in terms.items()}
+
+    def _losses(self, lr: Tensor, hr: Tensor, truth: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        weights, localise = self.recipe.losses, getattr(self.model, "localise", None)
+        terms: dict[str, Tensor] = {}
+        if localise is not None and weights.theta:
+            first, theta = localise(lr)
+            terms["theta"] = weights.theta * (theta_loss(first, truth) + theta_loss(theta, truth))
+            if self.step < self.recipe.localise_steps:
+                return terms, None
+            with self._autocast():
+                sr = self.model.restore(lr, theta)
+        else:
+            with self._autocast():
+                sr, theta = self.model(lr)
+            if weights.theta and theta is not None:
+                terms["theta"] = weights.theta * theta_loss(theta, truth)
+        sr = sr.float()
+        terms |= picture_losses(sr, hr, weights)
+        if self.critic is not None:
+            terms["adversarial"] = weights.adversarial * adversarial_loss(self.critic(sr))
+        return terms, sr
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+
+    def _critic_step(self, hr: Tensor, sr: Tensor) -> None:
+        """Update D unless it is already too good (mean loss under 0.3, UR-DGN's released code)."""
+        assert self.critic is not None and self.critic_optimiser is not None
+        loss = discriminator_loss(self.critic(hr), self.critic(sr))
+        if loss.item() / 2 < 0.3:
+            return
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimiser.step()
+
+    def _update_average(self) -> None:
+        # The average starts young and grows old, so that early steps do not linger in it.
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        for key, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value.detach(), 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def fit(self, save_seconds: float = 240.0) -> None:
+        """Train to the recipe's last step; validates and saves on the way and on Ctrl-C."""
+        batches = Batches(self.faces, self.recipe.mix, self.recipe.batch, self.recipe.seed, self.step)
+        saved = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        try:
+            with Progress(*columns, console=self.console) as progress:
+                task = progress.add_task(self.recipe.model, total=self.recipe.steps, completed=self.step)
+                for batch in batches:
+                    if self.step >= self.recipe.steps:
+                        break
+                    terms = self.train_step(batch)
+                    if self.step % 50 == 0:
+                        told = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+                        progress.update(task, completed=self.step, description=f"{self.recipe.model}  {told}")
+                    if self.step % self.recipe.validate_every == 0:
+                        self.validate()
+                    if time.monotonic() - saved > save_seconds:
+                        self.save()
+                        saved = time.monotonic()
+        except KeyboardInterrupt:
+            self.console.print(f"stopped at step {self.step}; continue with --resume")
+        finally:
+            batches.close()
+        self.save()
+
+    def validate(self) -> None:
+        """Score the averaged weights, write the sheet, keep them as ``best`` when they are the best so far."""
+        trained = checkpoint.plain_state(self.model)
+        self.model.load_state_dict(self.average)
+        scores = self.validation.score(self.model, self.device)
+        self.validation.sheet(self.model, self.device, self.out / f"sheet-{self.step:06d}.png")
+        self.model.load_state_dict(trained)
+        told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        line = f"step {self.step}  {told}"
+        self.console.print(line)
+        with (self.out / "log.txt").open("a") as log:
+            log.write(line + "\n")
+        total = sum(value for name, value in scores.items() if name.endswith("psnr"))
+        if total > self.best:
+            self.best = total
+            about = {"model": self.recipe.model, "hparams": self.recipe.hparams, "step": self.step, "validation": scores}
+            checkpoint.save(self.out / "best.safetensors", self.average, about)
+
+    def save(self) -> None:
+        tensors = checkpoint.pack("model", self.model.state_dict()) | checkpoint.pack("average", self.average)
+        tensors |= checkpoint.pack_optimiser(self.optimiser, "optimiser")
+        if self.critic is not None and self.critic_optimiser is not None:
+            tensors |= checkpoint.pack("critic", self.critic.state_dict())
+            tensors |= checkpoint.pack_optimiser(self.critic_optimiser, "critic_optimiser")
+        tensors["random"] = torch.get_rng_state()
+        about = {"model": self.recipe.model, "hparams": self.recipe.hparams, "step": self.step, "best": self.best}
+        checkpoint.save(self.out / "last.safetensors", tensors, about)
+
+    def resume(self) -> None:
+        """Continue from ``last.safetensors``: model, average, optimiser, random state and position in the data."""
+        tensors, about = checkpoint.load(self.out / "last.safetensors")
+        self.model.load_state_dict(checkpoint.unpack("model", tensors))
+        self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
+        checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
+        if self.critic is not None and self.critic_optimiser is not None:
+            self.critic.load_state_dict(checkpoint.unpack("critic", tensors))
+            checkpoint.unpack_optimiser(self.critic_optimiser, "critic_optimiser", tensors)
+        torch.set_rng_state(tensors["random"])
+        self.step, self.best = about["step"], about["best"]
+
+
+def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "rmsprop":
+        return torch.optim.RMSprop(module.parameters(), lr=recipe.lr, alpha=0.9, eps=1e-8)
+    return torch.optim.AdamW(module.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)

@@ -1,0 +1,36 @@
+"""Loss terms, each a function of the batch; pictures are [N, 3, H, W] in [-1, 1]."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fhrt import ops
+from training.recipe import Losses
+
+
+def picture_losses(sr: Tensor, hr: Tensor, weights: Losses) -> dict[str, Tensor]:
+    """The weighted picture terms that the recipe asks for: mean |sr − hr|, mean (sr − hr)², 1 − mean SSIM (11×11 Gaussian)."""
+    terms: dict[str, Tensor] = {}
+    if weights.l1:
+        terms["l1"] = weights.l1 * F.l1_loss(sr, hr)
+    if weights.mse:
+        terms["mse"] = weights.mse * F.mse_loss(sr, hr)
+    if weights.ssim:
+        terms["ssim"] = weights.ssim * (1 - ops.ssim(sr, hr, data_range=2.0))
+    return terms
+
+
+def theta_loss(theta: Tensor, truth: Tensor) -> Tensor:
+    """Mean |θ − θ*|: the true transform is known because the LR faces are made here."""
+    return F.l1_loss(theta, truth)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross-entropy of the discriminator's probabilities on real and super-resolved faces (UR-DGN, eq. 3)."""
+    return F.binary_cross_entropy(real, real.new_ones(real.shape)) + F.binary_cross_entropy(fake, fake.new_zeros(fake.shape))
+
+
+def adversarial_loss(fake: Tensor) -> Tensor:
+    """−log D(sr): how well the generator passes for real."""
+    return F.binary_cross_entropy(fake, fake.new_ones(fake.shape))

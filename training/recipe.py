@@ -1,0 +1,69 @@
+"""A recipe: everything that decides a training run, read from one YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fhrt.errors import BadInputError
+
+RECIPES = Path(__file__).parent / "recipes"
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mix(Strict):
+    """Share of each protocol in a batch; ``pose`` ranges are those of the unaligned part."""
+
+    aligned: float = Field(0.0, ge=0, le=1)
+    unaligned: float = Field(0.0, ge=0, le=1)
+    camera: float = Field(0.0, ge=0, le=1)
+    shift: float = 0.05
+    jitter: float = 0.0  # brightness and contrast of LR and HR alike, ± this share
+
+
+class Losses(Strict):
+    """Weights of the loss terms; a term of weight 0 is not computed."""
+
+    l1: float = 0.0
+    mse: float = 0.0
+    ssim: float = 0.0
+    theta: float = 0.0
+    adversarial: float = 0.0
+
+
+class Recipe(Strict):
+    model: str
+    hparams: dict[str, int] = {}
+    mix: Mix
+    losses: Losses
+    optimiser: Literal["adamw", "rmsprop"] = "adamw"
+    lr: Positive = 1e-3
+    lr_floor: float = 1e-2  # cosine decay ends at lr × this
+    warmup: int = 500
+    batch: int = Field(32, ge=1)
+    steps: int = Field(20_000, ge=1)
+    localise_steps: int = 0  # first train only the localisation on the true theta
+    ema: float = Field(0.999, ge=0, lt=1)
+    clip: Positive = 1.0
+    bf16: bool = False  # autocast of the picture branch; the localisation stays in float32
+    validate_every: int = Field(500, ge=1)
+    seed: int = 0
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe ``recipes/NAME.yaml``, or the YAML file of that path."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise BadInputError(f"no recipe {name!r}; there are: {known}")
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise BadInputError(f"{path}: {error}") from error

@@ -1,0 +1,62 @@
+"""Validation while training: PSNR on fixed LR faces of every protocol that the recipe trains for, and a sheet of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
+from fhrt.protocols.resample import to_uint8
+from training.recipe import Recipe
+
+SHEET_FACES = 8
+
+
+class Validation:
+    """Fixed pairs of each protocol with a share in the recipe's mix."""
+
+    def __init__(self, faces: NDArray[np.uint8], recipe: Recipe) -> None:
+        used = [name for name in PROTOCOLS if getattr(recipe.mix, name) > 0]
+        self.pairs: dict[str, Pairs] = {name: make_pairs(faces, name, np.random.default_rng(1)) for name in used}
+
+    def score(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Mean PSNR in dB over RGB on [0, 255] per protocol, and the mean |θ − θ*| where the model has a θ."""
+        scores: dict[str, float] = {}
+        for name, pairs in self.pairs.items():
+            sr, theta = run(model, pairs.lr, device)
+            error = ((sr.astype(np.float64) - pairs.hr) ** 2).mean(axis=(1, 2, 3))
+            scores[f"{name}_psnr"] = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
+            if theta is not None:
+                scores[f"{name}_theta"] = float(np.abs(theta - pairs.theta).mean())
+        return scores
+
+    def sheet(self, model: nn.Module, device: torch.device, path: Path) -> None:
+        """A row per protocol and face: LR enlarged bicubically, SR, HR."""
+        rows = []
+        for pairs in self.pairs.values():
+            lr, hr = pairs.lr[:SHEET_FACES], pairs.hr[:SHEET_FACES]
+            sr, _ = run(model, lr, device)
+            triples = np.concatenate([to_uint8(bicubic_hr(lr)), sr, hr], axis=2)
+            rows.append(np.concatenate(list(triples), axis=2))
+        picture = np.concatenate(rows, axis=1).transpose(1, 2, 0)
+        cv2.imwrite(str(path), picture[..., ::-1])
+
+
+@torch.no_grad()
+def run(model: nn.Module, lr: NDArray[np.uint8], device: torch.device, batch: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """The model's uint8 pictures ``[N, 3, 128, 128]`` and thetas for LR faces ``[N, 3, 16, 16]`` uint8."""
+    model.eval()
+    pictures, thetas = [], []
+    for start in range(0, len(lr), batch):
+        x: Tensor = torch.from_numpy(lr[start : start + batch]).to(device).float().div_(127.5).sub_(1)
+        sr, theta = model(x)
+        pictures.append(to_uint8((sr.float().cpu().numpy() + 1) * 127.5))
+        if theta is not None:
+            thetas.append(theta.float().cpu().numpy())
+    model.train()
+    return np.concatenate(pictures), np.concatenate(thetas) if thetas else None
