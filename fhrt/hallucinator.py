@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import crop_transform, face_transform
+from fhrt.faces.align import CROP_MARGIN, crop_transform, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, as_boxes, as_frame, swap_channels
 from fhrt.ops import face_crop
@@ -60,8 +60,9 @@ class Hallucinator:
         small = [detection for detection in detections if detection.width <= self.max_face]
         detected = perf_counter()
 
-        lr_size, card = self.engine.card.input_size, self.engine.card
-        crops = [crop_transform(one.box, lr_size, eyes=one.eyes, margin=card.crop_margin) for one in small]
+        lr_size, sr_size = self.engine.card.input_size, self.engine.card.output_size
+        margin = CROP_MARGIN.get(tuple(lr_size), 1.0)
+        crops = [crop_transform(one.box, lr_size, eyes=one.eyes, margin=margin) for one in small]
         timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
         faces: list[Face] = []
         if small:
@@ -80,7 +81,7 @@ class Hallucinator:
                         score=detection.score,
                         lr=lr[index],
                         sr=sr[index],
-                        transform=face_transform(crops[index], theta, lr_size, card.output_size),
+                        transform=face_transform(crops[index], theta, lr_size, sr_size),
                         heatmaps=None if output.heatmaps is None else output.heatmaps[index],
                     )
                 )

@@ -74,12 +74,8 @@ class Result:
         if max_faces < 0:
             raise BadInputError(f"max_faces must not be negative, got {max_faces}")
         shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
-        frame = self._bgr(self.frame)
-        zoom = max(1, round(FRAME_WIDTH / frame.shape[1]))
-        if zoom > 1:
-            frame = cv2.resize(frame, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-        else:
-            frame = frame.copy()
+        zoom = max(1, round(FRAME_WIDTH / self.frame.shape[1]))
+        frame = paste_faces(self._bgr(self.frame), [], zoom)
         for face in self.faces:
             if not any(face is one for one in shown):
                 _draw_box(frame, face.box, zoom, "")

@@ -24,6 +24,9 @@ EYES_IN_BOX = (0.5, 0.40)
 # A head turned to the side brings the eyes together: the square never gets smaller than this part of what the box says.
 MIN_SIDE_OF_BOX = 0.85
 
+# Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the square.
+CROP_MARGIN = {(24, 24): 1.5}
+
 
 def crop_transform(
     box: tuple[float, float, float, float],
@@ -35,7 +38,7 @@ def crop_transform(
     """Transform `[2, 3]` from the pixels of a crop of `size` (h, w) to the frame's.
 
     `box`: tight face, x1, y1, x2, y2. `eyes` `[2, 2]`: eye centres (x, y); the crop is then turned so that they are level.
-    `margin`: side of the crop in canonical squares, about the same centre (1.5 for a loose head crop).
+    `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
     """
     x1, y1, x2, y2 = box
     side = SIDE_PER_BOX * ((x2 - x1) * (y2 - y1)) ** 0.5

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from fhrt.faces.align import crop_transform, face_transform
+
+
+def frame_position(transform, x, y):
+    """Edge coordinates of the frame of a point in the crop's edge coordinates."""
+    return transform.astype(float) @ [x - 0.5, y - 0.5, 1] + 0.5
+
+
+@pytest.mark.parametrize("degrees", [0, 30, -75, 180])
+def test_eyes_land_on_their_canonical_places(degrees):
+    angle = np.radians(degrees)
+    offset = 10 * np.array([np.cos(angle), np.sin(angle)])
+    eyes = np.array([100, 60]) + np.array([-offset, offset])
+    transform = crop_transform((85, 45, 110, 80), (16, 16), eyes=eyes)
+    for eye, x in zip(eyes, (0.32, 0.68), strict=True):
+        np.testing.assert_allclose(frame_position(transform, 16 * x, 16 * 0.42), eye, atol=1e-4)
+
+
+def test_foreshortened_eyes_do_not_shrink_the_crop_to_a_dot():
+    eyes = np.array([[99.5, 60], [100.5, 60]])
+    assert crop_transform((85, 45, 110, 80), (16, 16), eyes=eyes)[0, 0] * 16 > 25
+
+
+def test_box_gives_an_upright_square_with_eyes_inside_the_upper_half():
+    box = (40.0, 20.0, 60.0, 45.0)
+    transform = crop_transform(box, (16, 16))
+    side = 16 * transform[0, 0]
+    assert transform[0, 1] == transform[1, 0] == 0
+    assert side == pytest.approx(1.11 * np.sqrt(20 * 25), rel=1e-5)
+    np.testing.assert_allclose(frame_position(transform, 8, 16 * 0.42), [50, 30], atol=1e-4)
+
+
+def test_margin_keeps_the_centre():
+    box = (40.0, 20.0, 60.0, 45.0)
+    tight, loose = crop_transform(box, (16, 16)), crop_transform(box, (24, 24), margin=1.5)
+    assert loose[0, 0] == pytest.approx(tight[0, 0])
+    np.testing.assert_allclose(frame_position(tight, 8, 8), frame_position(loose, 12, 12), atol=1e-4)
+
+
+def test_without_theta_sr_pixels_divide_lr_pixels():
+    crop = np.array([[2, 0, 5], [0, 2, 7]], np.float32)
+    transform = face_transform(crop, None, (16, 16), (128, 128))
+    np.testing.assert_allclose(transform, [[0.25, 0, 5 - 7 / 8], [0, 0.25, 7 - 7 / 8]], atol=1e-5)
+
+
+def test_theta_is_composed_before_the_crop():
+    crop = np.array([[2, 0, 5], [0, 2, 7]], np.float32)
+    quarter_turn = np.array([[0, -1, 0.25], [1, 0, 0]], np.float32)
+    transform = face_transform(crop, quarter_turn, (16, 16), (128, 128))
+    centre = frame_position(crop, 8 + 2, 8)  # a shift of 0.25 is an eighth of 16 pixels
+    np.testing.assert_allclose(frame_position(transform, 64, 64), centre, atol=1e-4)
+    np.testing.assert_allclose(frame_position(transform, 128, 64) - centre, [0, 16], atol=1e-4)

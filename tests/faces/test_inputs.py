@@ -1,0 +1,81 @@
+import cv2
+import numpy as np
+import pytest
+
+from fhrt.errors import BadInputError
+from fhrt.faces.inputs import as_boxes, as_frame
+
+FRAME = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize("grey", [FRAME[:, :, 0], FRAME[:, :, :1]])
+def test_grey_becomes_three_equal_channels(grey):
+    frame = as_frame(grey)
+    assert frame.shape == (20, 30, 3)
+    assert (frame == FRAME[:, :, :1]).all()
+
+
+def test_alpha_is_dropped():
+    assert (as_frame(np.dstack([FRAME, FRAME[:, :, 0]])) == FRAME).all()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((0, 5, 3), np.uint8), "empty"),
+        (np.zeros((2, 5, 5, 3), np.uint8), "shape"),
+        (np.zeros((5, 5, 2), np.uint8), "channels"),
+        (np.zeros((5, 5, 3), np.uint16), "uint16.*pass uint8"),
+        (np.zeros((5, 5, 3), np.float32), "float32.*pass uint8"),
+        (np.full((5, 5, 3), np.nan, np.float32), "NaN"),
+        (None, "NoneType"),
+        (b"x", "bytes"),
+    ],
+)
+def test_unusable_frames_are_named(frame, message):
+    with pytest.raises(BadInputError, match=message):
+        as_frame(frame)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
+def test_files_are_read_and_truncated_ones_refused(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    picture = cv2.resize(FRAME, (300, 200))
+    cv2.imwrite(str(path), picture)
+    frame = as_frame(path, "rgb")
+    assert (frame[..., ::-1] == cv2.imread(str(path))).all()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInputError, match=rf"a\{ending}"):
+        as_frame(str(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture at all"])
+def test_files_that_are_no_pictures_are_named(tmp_path, data):
+    path = tmp_path / "odd.png"
+    path.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"odd\.png"):
+        as_frame(path)
+    with pytest.raises(BadInputError, match=r"missing\.png"):
+        as_frame(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((1, np.nan, 9, 9), "NaN"),
+        ((9, 1, 1, 9), "inverted"),
+        ((1, 1, 2.5, 9), "smaller than 2"),
+        ((31, 1, 40, 9), "outside the 30x20 frame"),
+    ],
+)
+def test_a_bad_box_is_named(box, message):
+    with pytest.raises(BadInputError, match=f"box 1 .*{message}"):
+        as_boxes([(1, 1, 9, 9), box], FRAME)
+
+
+def test_boxes_partly_outside_and_no_boxes_are_fine():
+    assert as_boxes([(-5, -5, 5, 5)], FRAME).tolist() == [[-5, -5, 5, 5]]
+    assert as_boxes([], FRAME).shape == (0, 4)
+    for wrong in ([1, 2, 3, 4], [[1, 2, 3]], "abc", [[1, 2], [3]]):
+        with pytest.raises(BadInputError, match=r"\[N, 4\]"):
+            as_boxes(wrong, FRAME)

@@ -1,0 +1,137 @@
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fhrt.protocols
+import fhrt.runtime
+from fhrt.cli import app
+from fhrt.errors import WeightsError
+from fhrt.faces.detect import Detection
+
+CARD = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": 26.1}, licence="research")
+
+
+class Engine:
+    card = CARD
+
+    def run(self, lr):
+        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)
+
+
+class OneFace:
+    def detect(self, frame_bgr):
+        return [Detection((5.0, 5.0, 25.0, 30.0), 0.9)]
+
+
+@pytest.fixture
+def fhrt_command(monkeypatch):
+    monkeypatch.setattr(fhrt.runtime, "load", lambda *args, **kwargs: Engine())
+    monkeypatch.setattr(fhrt.runtime, "list_models", lambda: [CARD])
+    monkeypatch.setattr("fhrt.hallucinator.create_detector", lambda name: OneFace())
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name, width in (("a.png", 40), ("b.jpg", 1500)):
+        cv2.imwrite(str(inside / name), np.full((40, width, 3), 120, np.uint8))
+    return inside
+
+
+def test_run_writes_pictures_and_a_sheet(fhrt_command, folder, tmp_path):
+    done = fhrt_command("run", folder, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "2 faces in 2 pictures" in done.stdout
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "a_faces.png", "b.png", "b_faces.png", "sheet.png"]
+    assert cv2.imread(str(tmp_path / "out/a.png")).shape == (160, 160, 3)
+    assert cv2.imread(str(tmp_path / "out/b.png")).shape == (80, 3000, 3), "enlarged twice only: four times is over 4096 pixels"
+
+
+def test_run_reports_a_bad_picture_and_goes_on(fhrt_command, folder, tmp_path):
+    (folder / "aa.png").write_bytes(b"broken")
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--scale", "2")
+    assert done.exit_code == 1
+    assert "aa.png is not a picture" in done.stderr
+    assert "Traceback" not in done.output
+    assert (tmp_path / "out/b.png").is_file()
+    assert (tmp_path / "out/sheet.png").is_file()
+
+
+def test_run_keeps_pictures_of_the_same_name_apart(fhrt_command, folder, tmp_path):
+    (folder / "b.jpg").rename(folder / "a.jpg")
+    assert fhrt_command("run", folder, "-o", tmp_path / "out").exit_code == 0
+    assert {"a.png", "a_2.png", "a_faces.png", "a_2_faces.png"} < {file.name for file in (tmp_path / "out").iterdir()}
+
+
+def test_bad_use_is_one_line_and_exit_code_2(fhrt_command, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments in ((tmp_path / "missing", "-o", tmp_path / "out"), (empty, "-o", tmp_path / "out"), (folder, "-o", tmp_path / "file")):
+        done = fhrt_command("run", *arguments)
+        assert done.exit_code == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stdout == ""
+
+
+def test_a_single_broken_picture_is_exit_code_2(fhrt_command, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"broken")
+    assert fhrt_command("run", tmp_path / "x.png", "-o", tmp_path / "out").exit_code == 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_models_lists_the_cards(fhrt_command):
+    done = fhrt_command("models")
+    assert done.exit_code == 0
+    assert re.search(r"nearest.*16×16.*128×128.*26\.1.*research", done.stdout)
+
+
+def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
+    def evaluate(engine, data_dir, protocols, limit, progress):
+        assert (engine.card, data_dir, protocols, limit) == (CARD, tmp_path, ["aligned"], 8)
+        progress(8, 8)
+        numbers = {"psnr": 26.0, "ssim": 0.75, "bicubic_psnr": 23.5, "bicubic_ssim": 0.5, "ms_per_face": 2.0}
+        return [SimpleNamespace(protocol="aligned", n=8, **numbers)]
+
+    monkeypatch.setattr(fhrt.protocols, "evaluate", evaluate, raising=False)
+    report = tmp_path / "report.json"
+    done = fhrt_command("eval", "nearest", "--data", tmp_path, "--protocol", "aligned", "--limit", 8, "--json", report)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"aligned.*26\.00.*\+2\.50.*0\.750.*\+0\.250", done.stdout)
+    assert json.loads(report.read_text())["rows"][0]["bicubic_psnr"] == 23.5
+
+
+def test_doctor_finds_a_damaged_model(fhrt_command, monkeypatch):
+    healthy = fhrt_command("doctor").stdout
+    assert re.search(r"model nearest.*works", healthy)
+
+    def damaged(*args, **kwargs):
+        raise WeightsError("model.safetensors was altered")
+
+    monkeypatch.setattr(fhrt.runtime, "load", damaged)
+    done = fhrt_command("doctor")
+    assert done.exit_code == 1
+    assert "model.safetensors was altered" in done.stdout
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom fhrt.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "assert not {'cv2', 'numpy', 'onnxruntime', 'torch'} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version(fhrt_command):
+    assert fhrt_command("--version").stdout.startswith("fhrt ")

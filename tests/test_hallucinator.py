@@ -1,0 +1,177 @@
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import fhrt.runtime
+from fhrt.errors import BadInputError
+from fhrt.faces.detect import Detection
+from fhrt.hallucinator import Hallucinator
+from fhrt.results import write_bytes
+
+BOX = (20.0, 10.0, 40.0, 35.0)
+
+
+class NearestEngine:
+    """Enlarges eight times; keeps what it was given."""
+
+    def __init__(self, theta=None):
+        self.card = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128))
+        self.theta = theta
+
+    def run(self, lr):
+        self.lr = lr
+        theta = None if self.theta is None else np.repeat(self.theta[None], len(lr), 0)
+        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=theta, heatmaps=None)
+
+
+class ListDetector:
+    def __init__(self, *detections):
+        self.detections = list(detections)
+
+    def detect(self, frame_bgr):
+        self.frame_bgr = frame_bgr
+        return self.detections
+
+
+@pytest.fixture
+def frame():
+    rough = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    return cv2.resize(rough, (80, 60), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    def build(engine=None, **options):
+        monkeypatch.setattr(fhrt.runtime, "load", lambda *args, **kwargs: engine or NearestEngine())
+        return Hallucinator("nearest", **options)
+
+    return build
+
+
+def test_run_returns_each_face_with_its_place(make, frame):
+    result = make(detector=ListDetector(Detection(BOX, 0.7))).run(frame)
+    (face,) = result.faces
+    assert (face.box, face.score, face.track_id, face.heatmaps) == (BOX, 0.7, None, None)
+    assert (face.lr.shape, face.lr.dtype, face.sr.shape, face.sr.dtype) == ((16, 16, 3), np.uint8, (128, 128, 3), np.uint8)
+    assert (face.sr[::8, ::8] == face.lr).all()
+    seen = cv2.warpAffine(frame, face.transform, (128, 128), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    assert np.abs(cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA).astype(int) - face.lr).mean() < 4
+    assert set(result.timings) == {"detect", "crop", "model", "assemble", "total"}
+    assert result.timings["total"] >= result.timings["model"] > 0
+
+
+def test_the_network_sees_rgb_whatever_the_colour_order(make, frame):
+    bgr, rgb = make(), make(color="rgb")
+    from_bgr = bgr.run(frame, [BOX])
+    from_rgb = rgb.run(np.ascontiguousarray(frame[..., ::-1]), [BOX])
+    np.testing.assert_array_equal(bgr.engine.lr, rgb.engine.lr)
+    assert -1 <= bgr.engine.lr.min() < bgr.engine.lr.max() <= 1
+    for name in ("lr", "sr"):
+        assert (getattr(from_bgr.faces[0], name) == getattr(from_rgb.faces[0], name)[..., ::-1]).all()
+    assert (from_bgr.paste(2) == from_rgb.paste(2)[..., ::-1]).all()
+    assert np.abs(from_bgr.faces[0].lr.mean((0, 1)) - frame[10:35, 20:40].mean((0, 1))).max() < 25
+
+
+def test_the_detector_gets_bgr(make, frame):
+    detector = ListDetector()
+    make(detector=detector, color="rgb").run(frame)
+    assert (detector.frame_bgr == frame[..., ::-1]).all()
+
+
+def test_large_faces_are_left_alone_and_counted(make, frame):
+    engine = NearestEngine()
+    result = make(engine, detector=ListDetector(Detection((0, 0, 49, 60)), Detection(BOX))).run(frame)
+    assert [face.box for face in result.faces] == [BOX]
+    assert result.skipped == 1
+    assert len(engine.lr) == 1
+
+
+def test_a_frame_without_faces_is_no_error(make, frame, tmp_path):
+    result = make(detector=ListDetector()).run(frame)
+    assert result.faces == []
+    assert (result.paste(1) == frame).all()
+    assert result.save(tmp_path / "plot.png").is_file()
+
+
+def test_theta_turns_the_pasted_face(make, frame):
+    half_turn = np.array([[-1, 0, 0], [0, -1, 0]], np.float32)
+    plain = make().run(frame, [BOX]).faces[0].transform
+    turned = make(NearestEngine(half_turn)).run(frame, [BOX]).faces[0].transform
+    np.testing.assert_allclose(turned @ [0, 0, 1], plain @ [127, 127, 1], atol=1e-3)
+
+
+def test_runs_are_deterministic(make, frame):
+    hallucinator = make()
+    first, second = (hallucinator.run(frame, [BOX]) for _ in range(2))
+    assert (first.faces[0].sr == second.faces[0].sr).all()
+    assert (first.paste() == second.paste()).all()
+
+
+def test_paths_and_pil_images_give_the_same_faces(make, frame, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    hallucinator = make()
+    expected = hallucinator.run(frame, [BOX]).faces[0].sr
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), pil.fromarray(frame[..., ::-1])):
+        assert (hallucinator.run(source, [BOX]).faces[0].sr == expected).all()
+
+
+def test_hallucinate_keeps_order_and_channels(make):
+    lr = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    for color in ("bgr", "rgb"):
+        assert (make(color=color).hallucinate(lr)[:, ::8, ::8] == lr).all()
+    assert make().hallucinate(lr[:0]).shape == (0, 128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    "lr", [np.zeros((2, 16, 15, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32)]
+)
+def test_hallucinate_refuses_other_arrays(make, lr):
+    with pytest.raises(BadInputError, match="LR faces must"):
+        make().hallucinate(lr)
+
+
+def test_bad_options_are_refused(make):
+    for options in ({"color": "gray"}, {"max_face": 0}, {"detector": "retina"}):
+        with pytest.raises(BadInputError):
+            make(**options)
+
+
+def test_plot_shows_frame_boxes_and_pairs(make, frame):
+    result = make().run(frame, [BOX, (50, 20, 70, 45)])
+    plot = result.plot()
+    assert plot.dtype == np.uint8
+    assert plot.shape[1] >= 960
+    assert plot.shape[0] > result.plot(max_faces=0).shape[0] + 128
+    side = 128
+    found = cv2.matchTemplate(plot, result.faces[0].sr, cv2.TM_SQDIFF)
+    assert found.min() == 0, "the SR face is shown pixel by pixel"
+    assert plot.shape[0] - np.unravel_index(found.argmin(), found.shape)[0] < 2 * side
+
+
+def test_save_is_whole_or_nothing(make, frame, tmp_path):
+    result = make().run(frame, [BOX])
+    path = result.save(tmp_path / "plot.png")
+    assert (cv2.imread(str(path)) == result.plot()).all()
+    for wrong in ("plot.xyz", "plot", "missing/plot.png"):
+        with pytest.raises(BadInputError, match="cannot write"):
+            result.save(tmp_path / wrong)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(BadInputError, match="cannot write"):
+        result.save(tmp_path / "folder.png")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.png", "plot.png"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = write_bytes(tmp_path / "a.json", b"old")
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(BadInputError, match="No space left"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
