@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +33,7 @@ def fit(
     from training.loop import Trainer
     from training.recipe import load_recipe
 
-    try:
+    with _plain_errors():
         settings = load_recipe(recipe)
         if steps is not None:
             settings = settings.model_copy(update={"steps": steps})
@@ -39,6 +41,27 @@ def fit(
         if resume:
             trainer.resume()
         trainer.fit()
+
+
+@app.command()
+def crowd(
+    data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("fhrt/assets/crowd.png"),
+    model: Annotated[str, typer.Option(help="The network that invents the faces: a name or a bundle folder.")] = "lite",
+    seed: Annotated[int, typer.Option(help="Another seed, another crowd.")] = 0,
+) -> None:
+    """Compose the demo's crowd picture from faces of nobody."""
+    from fhrt import runtime
+    from training.crowd import write_crowd
+
+    with _plain_errors():
+        typer.echo(write_crowd(runtime.load(model), data, out, seed))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    try:
+        yield
     except FhrtError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error

@@ -1,0 +1,46 @@
+"""A small archive of made-up 192×192 "faces": smooth colour fields with two dark eyes, so that turning them is visible."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+def made_up_faces(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    faces = []
+    for _ in range(count):
+        coarse = rng.integers(60, 220, (6, 6, 3)).astype(np.uint8)
+        face = cv2.resize(coarse, (192, 192), interpolation=cv2.INTER_CUBIC)
+        for x in (73, 119):
+            cv2.circle(face, (x, 86), 8, (20, 20, 20), -1)
+        faces.append(cv2.GaussianBlur(face, (0, 0), 2))
+    return np.stack(faces)
+
+
+def write_shard(path: Path, faces: NDArray[np.uint8]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, face in enumerate(faces):
+            data = cv2.imencode(".png", face[..., ::-1])[1].tobytes()
+            info = tarfile.TarInfo(f"face_{number:05d}.png")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="session")
+def faces() -> NDArray[np.uint8]:
+    return made_up_faces(12)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, faces: NDArray[np.uint8]) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    write_shard(folder / "train-00.tar", faces[:5])
+    write_shard(folder / "train-01.tar", faces[5:])
+    write_shard(folder / "val.tar", faces)
+    write_shard(folder / "test.tar", faces)
+    return folder

@@ -1,0 +1,51 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fhrt.errors import BadInputError
+from fhrt.protocols import PROTOCOLS, evaluate
+from fhrt.protocols.archive import read_faces
+from fhrt.protocols.pairs import bicubic_hr
+from numpy.typing import NDArray
+
+
+class Bicubic:
+    """An engine that is plain bicubic enlargement, so that on aligned faces its gain must be nought."""
+
+    card = SimpleNamespace(name="bicubic", input_size=(16, 16))
+
+    def run(self, lr: NDArray[np.float32]) -> SimpleNamespace:
+        pixels = np.rint((lr + 1) * 127.5).astype(np.uint8)
+        return SimpleNamespace(sr=bicubic_hr(pixels) / 127.5 - 1, theta=None)
+
+
+def test_bicubic_gains_nothing_when_aligned_and_loses_when_turned(archive: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    aligned, unaligned, camera = evaluate(Bicubic(), archive, progress=lambda *at: seen.append(at))
+    assert aligned.psnr == pytest.approx(aligned.bicubic_psnr, abs=0.01)
+    assert aligned.ssim == pytest.approx(aligned.bicubic_ssim, abs=0.001)
+    assert unaligned.psnr < unaligned.bicubic_psnr - 1
+    assert camera.bicubic_psnr < unaligned.bicubic_psnr
+    assert aligned.n == 12 and aligned.ms_per_face > 0 and 0 < aligned.ssim <= 1
+    assert seen[-1] == (36, 36)
+
+
+def test_the_same_faces_every_time(archive: Path) -> None:
+    first, again = (evaluate(Bicubic(), archive, ["camera"], limit=5)[0] for _ in range(2))
+    assert (first.psnr, first.ssim, first.n) == (again.psnr, again.ssim, 5)
+
+
+def test_bad_input(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="upside-down"):
+        evaluate(Bicubic(), archive, ["upside-down"])
+    with pytest.raises(BadInputError, match="no face shards"):
+        evaluate(Bicubic(), tmp_path, PROTOCOLS)
+    (tmp_path / "test.tar").write_bytes((archive / "test.tar").read_bytes()[:700])
+    with pytest.raises(BadInputError, match=r"test\.tar"):
+        read_faces(tmp_path, "test")
+
+
+def test_shards_are_read_in_order(archive: Path, faces: NDArray[np.uint8]) -> None:
+    np.testing.assert_array_equal(read_faces(archive, "train"), faces)
+    np.testing.assert_array_equal(read_faces(archive, "train", limit=7), faces[:7])

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from fhrt import ops
+from fhrt.protocols.archive import tight
+from fhrt.protocols.camera import camera
+from fhrt.protocols.pairs import PROTOCOLS, bicubic_hr, make_pairs
+from fhrt.protocols.pose import PoseRange, invert_theta, random_theta, turn
+from numpy.typing import NDArray
+
+
+def planes(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tight(faces).transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def test_theta_turns_the_turned_face_upright(faces: NDArray[np.uint8]) -> None:
+    theta = random_theta(len(faces), PoseRange(), np.random.default_rng(0))
+    turned = turn(faces, theta)
+    upright = ops.stn_sample(turned, theta)
+    centre = np.s_[:, :, 40:88, 40:88]  # the corners leave the picture at 45°
+    assert np.abs(upright[centre] - planes(faces)[centre]).mean() < 1.5
+    assert np.abs(turned[centre] - planes(faces)[centre]).mean() > 5
+
+
+def test_invert_theta() -> None:
+    theta = random_theta(5, PoseRange(), np.random.default_rng(0))
+    inverse = invert_theta(theta)
+    points = np.array([[0.3, -0.7, 1.0]])
+    there = points @ theta.transpose(0, 2, 1)
+    back = np.concatenate([there, np.ones_like(there[..., :1])], -1) @ inverse.transpose(0, 2, 1)
+    np.testing.assert_allclose(back[:, 0], np.repeat(points[:, :2], 5, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_seed_fixes_the_pairs(faces: NDArray[np.uint8], protocol: str) -> None:
+    first, again, other = (make_pairs(faces, protocol, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.lr, again.lr)
+    assert first.lr.shape == (12, 3, 16, 16) and first.lr.dtype == np.uint8
+    assert first.hr.shape == (12, 3, 128, 128) and first.hr.dtype == np.uint8
+    assert (protocol == "aligned") == np.array_equal(first.lr, other.lr)
+
+
+def test_ranges_are_those_of_the_protocol() -> None:
+    theta = random_theta(4000, PoseRange(angle=45, shift=0.05, scale=0.8), np.random.default_rng(0))
+    scale = np.hypot(theta[:, 0, 0], theta[:, 1, 0])
+    angle = np.degrees(np.arctan2(theta[:, 1, 0], theta[:, 0, 0]))
+    assert 0.8 <= scale.min() < 0.801 and 0.999 < scale.max() <= 1.0001
+    assert -45 <= angle.min() < -44.9 and 44.9 < angle.max() <= 45
+    assert 0.099 < np.abs(theta[:, :, 2]).max() <= 0.1001  # 5 % of a crop that is 2 wide
+
+
+def test_camera_damages_but_keeps_the_face(faces: NDArray[np.uint8]) -> None:
+    hr = planes(np.repeat(faces, 4, 0))
+    damaged = camera(hr, 16, np.random.default_rng(0))
+    clean = make_pairs(np.repeat(faces, 4, 0), "aligned", np.random.default_rng(0)).lr
+    error = np.abs(damaged.astype(float) - clean).mean(axis=(1, 2, 3))
+    assert error.min() > 0.3 and 2 < error.mean() < 25
+    assert np.abs(bicubic_hr(damaged) - hr).mean() < 40

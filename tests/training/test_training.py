@@ -1,0 +1,93 @@
+"""The training loop on a handful of made-up faces: it learns, resumes exactly, refuses NaN and keeps its promises on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fhrt.errors import BadInputError, WeightsError
+
+from training import checkpoint
+from training.data import Batches, make_batch
+from training.loop import DivergedError, Trainer
+from training.recipe import RECIPES, Losses, Mix, Recipe, load_recipe
+
+SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
+
+
+def recipe(**changes: object) -> Recipe:
+    settings: dict[str, object] = {
+        "model": "lite", "hparams": SMALL, "mix": Mix(aligned=0.5, unaligned=0.25, camera=0.25),
+        "losses": Losses(l1=1, ssim=0.1, theta=1), "lr": 3e-3, "batch": 8, "steps": 40, "warmup": 5, "validate_every": 20,
+    }  # fmt: skip
+    return Recipe.model_validate(settings | changes)
+
+
+def test_the_loss_falls(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(), archive, tmp_path)
+    batch = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
+    losses = [trainer.train_step(batch)["l1"] for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_localisation_learns_first_when_told(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(localise_steps=1), archive, tmp_path)
+    batches = [make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(n)) for n in range(2)]
+    assert set(trainer.train_step(batches[0])) == {"theta"}
+    assert set(trainer.train_step(batches[1])) == {"theta", "l1", "ssim"}
+
+
+def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path) -> None:
+    whole = Trainer(recipe(steps=8), archive, tmp_path / "whole")
+    whole.fit()
+    first = Trainer(recipe(steps=8), archive, tmp_path / "halves")
+    batches = iter(Batches(first.faces, first.recipe.mix, 8, 0))
+    for _ in range(4):
+        first.train_step(next(batches))
+    first.save()
+    second = Trainer(recipe(steps=8), archive, tmp_path / "halves")
+    second.resume()
+    assert second.step == 4
+    second.fit()
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+
+
+def test_best_weights_say_what_they_are(archive: Path, tmp_path: Path) -> None:
+    Trainer(recipe(steps=20), archive, tmp_path).fit()
+    tensors, about = checkpoint.load(tmp_path / "best.safetensors")
+    assert about["model"] == "lite" and about["hparams"] == SMALL and about["step"] == 20
+    assert "trunk.0.first.conv.weight" in tensors
+    assert (tmp_path / "sheet-000020.png").stat().st_size > 1000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(), archive, tmp_path)
+    lr, hr, theta = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
+    before = checkpoint.plain_state(trainer.model)
+    with pytest.raises(DivergedError, match="step 0"):
+        trainer.train_step((lr, hr * float("nan"), theta))
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_makes_a_step(path: Path, archive: Path, tmp_path: Path) -> None:
+    settings = load_recipe(path.stem).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1})
+    trainer = Trainer(settings, archive, tmp_path)
+    terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
+    assert all(np.isfinite(value) for value in terms.values()) and trainer.step == 1
+
+
+def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="lite"):
+        load_recipe("no-such")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("model: lite\nmix: {aligned: 1}\nlosses: {l3: 1}\n")
+    with pytest.raises(BadInputError, match="l3"):
+        load_recipe(str(bad))
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(WeightsError, match="torn"):
+        checkpoint.load(torn)
