@@ -21,9 +21,10 @@ from fhrt.results import Face, Result
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: a shipped model's name or a bundle folder. `backend`, `threads`: as `fhrt.runtime.load`. `detector`: "auto", "haar", the
-    path of a YuNet ONNX file, or an object with `detect(frame_bgr)`. `max_face`: faces whose box is wider (pixels) are left alone.
-    `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
+    `model`: a shipped model's name or a bundle folder. `backend`, `threads`: as `fhrt.runtime.load`. `detector`:
+    "auto", "haar", the path of a YuNet ONNX file, or an object with `detect(frame_bgr)`. `max_face`: faces whose box is
+    wider (pixels) are left alone. `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or
+    "rgb". Raises the errors of `fhrt.errors`.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class Hallucinator:
     def run(self, frame: Any, boxes: ArrayLike | None = None) -> Result:
         """Finds the faces of a frame and hallucinates those up to `max_face` pixels wide.
 
-        `frame`: uint8 `[H, W, 3]` (or grey, or with alpha), a path or a PIL image. `boxes` `[N, 4]`: tight face boxes x1, y1, x2, y2
-        (forehead to chin, cheek to cheek) instead of the detector's. Raises `BadInputError`.
+        `frame`: uint8 `[H, W, 3]` (or grey, or with alpha), a path or a PIL image. `boxes` `[N, 4]`: tight face boxes
+        x1, y1, x2, y2 (forehead to chin, cheek to cheek) instead of the detector's. Raises `BadInputError`.
         """
         start = perf_counter()
         frame = as_frame(frame, self.color)
@@ -91,7 +92,10 @@ class Hallucinator:
         return Result(frame, faces, milliseconds, self.color, skipped=len(detections) - len(small))
 
     def hallucinate(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """LR faces uint8 `[N, h, w, 3]` to SR faces uint8 `[N, H, W, 3]`, in the channel order `color`. Raises `BadInputError`."""
+        """LR faces uint8 `[N, h, w, 3]` to SR faces uint8 `[N, H, W, 3]`, in the channel order `color`.
+
+        Raises `BadInputError`.
+        """
         height, width = self.engine.card.input_size
         lr = np.asarray(lr)
         if lr.dtype != np.uint8:

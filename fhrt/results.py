@@ -64,13 +64,16 @@ class Result:
     """Faces that were found but left alone because they are wider than `max_face`."""
 
     def paste(self, scale: int = 4) -> Picture:
-        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, in the frame's channel order."""
+        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`."""
         if not isinstance(scale, int) or scale < 1:
             raise BadInputError(f"scale must be a whole number from 1 on, not {scale!r}")
         return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], scale)
 
     def plot(self, max_faces: int = 24) -> Picture:
-        """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces; uint8, in the frame's channel order."""
+        """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces.
+
+        uint8 `[H, W, 3]`, channels as in `frame`. Raises `BadInputError`.
+        """
         if max_faces < 0:
             raise BadInputError(f"max_faces must not be negative, got {max_faces}")
         shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
@@ -82,13 +85,17 @@ class Result:
         for number, face in enumerate(shown, 1):
             _draw_box(frame, face.box, zoom, str(number))
         captions = [f"{number}   {face.width:.0f} px   {face.score:.2f}" for number, face in enumerate(shown, 1)]
-        strip = draw_pairs([(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD)
+        strip = draw_pairs(
+            [(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD
+        )
         title = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
         if self.skipped:
             title += f"   {self.skipped} larger left alone"
         if "total" in self.timings:
             title += f"   {self.timings['total']:.0f} ms"
-        canvas = np.full((PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
+        canvas = np.full(
+            (PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8
+        )
         left = (canvas.shape[1] - frame.shape[1]) // 2
         canvas[PAD : PAD + frame.shape[0], left : left + frame.shape[1]] = frame
         _text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)

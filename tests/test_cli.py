@@ -15,7 +15,9 @@ from fhrt.cli import app
 from fhrt.errors import WeightsError
 from fhrt.faces.detect import Detection
 
-CARD = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": 26.1}, licence="research")
+CARD = SimpleNamespace(
+    name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": 26.1}, licence="research"
+)
 
 
 class Engine:
@@ -52,9 +54,17 @@ def test_run_writes_pictures_and_a_sheet(fhrt_command, folder, tmp_path):
     done = fhrt_command("run", folder, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "2 faces in 2 pictures" in done.stdout
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.png", "a_faces.png", "b.png", "b_faces.png", "sheet.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "a.png",
+        "a_faces.png",
+        "b.png",
+        "b_faces.png",
+        "sheet.png",
+    ]
     assert cv2.imread(str(tmp_path / "out/a.png")).shape == (160, 160, 3)
-    assert cv2.imread(str(tmp_path / "out/b.png")).shape == (80, 3000, 3), "enlarged twice only: four times is over 4096 pixels"
+    assert cv2.imread(str(tmp_path / "out/b.png")).shape == (80, 3000, 3), (
+        "enlarged twice only: four times is over 4096 pixels"
+    )
 
 
 def test_run_reports_a_bad_picture_and_goes_on(fhrt_command, folder, tmp_path):
@@ -77,7 +87,11 @@ def test_bad_use_is_one_line_and_exit_code_2(fhrt_command, folder, tmp_path):
     (tmp_path / "file").write_text("")
     empty = tmp_path / "empty"
     empty.mkdir()
-    for arguments in ((tmp_path / "missing", "-o", tmp_path / "out"), (empty, "-o", tmp_path / "out"), (folder, "-o", tmp_path / "file")):
+    for arguments in (
+        (tmp_path / "missing", "-o", tmp_path / "out"),
+        (empty, "-o", tmp_path / "out"),
+        (folder, "-o", tmp_path / "file"),
+    ):
         done = fhrt_command("run", *arguments)
         assert done.exit_code == 2
         assert len(done.stderr.strip().splitlines()) == 1
@@ -114,6 +128,7 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
 def test_doctor_finds_a_damaged_model(fhrt_command, monkeypatch):
     healthy = fhrt_command("doctor").stdout
     assert re.search(r"model nearest.*works", healthy)
+    assert "works" in re.search(r"openvino.*", healthy)[0] or 'pip install "fhrt[openvino]"' in healthy
 
     def damaged(*args, **kwargs):
         raise WeightsError("model.safetensors was altered")

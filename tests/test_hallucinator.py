@@ -54,7 +54,12 @@ def test_run_returns_each_face_with_its_place(make, frame):
     result = make(detector=ListDetector(Detection(BOX, 0.7))).run(frame)
     (face,) = result.faces
     assert (face.box, face.score, face.track_id, face.heatmaps) == (BOX, 0.7, None, None)
-    assert (face.lr.shape, face.lr.dtype, face.sr.shape, face.sr.dtype) == ((16, 16, 3), np.uint8, (128, 128, 3), np.uint8)
+    assert (face.lr.shape, face.lr.dtype, face.sr.shape, face.sr.dtype) == (
+        (16, 16, 3),
+        np.uint8,
+        (128, 128, 3),
+        np.uint8,
+    )
     assert (face.sr[::8, ::8] == face.lr).all()
     seen = cv2.warpAffine(frame, face.transform, (128, 128), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     assert np.abs(cv2.resize(seen, (16, 16), interpolation=cv2.INTER_AREA).astype(int) - face.lr).mean() < 4

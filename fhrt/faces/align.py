@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 EYE_DISTANCE = 0.36
 EYES_IN_SQUARE = (0.5, 0.42)
 
-# From a tight face box to that square: medians over 172 faces of crowd photographs with hand-drawn boxes. The square's side is
-# 1.11 times the root of the box's area (standard deviation 0.126; of its width alone 1.24 with 0.161, of its height 0.96 with
-# 0.143), and the eyes' mid-point lies at 0.49 of its width (0.09) and 0.40 of its height (0.054). 68-point landmarks agree:
-# cheek to cheek is 0.76 of the square's side, so with the boxes' usual shape (height 1.26 of the width) the factor is 1.17.
+# From a tight face box to that square: medians over 172 faces of crowd photographs with hand-drawn boxes. The square's
+# side is 1.11 times the root of the box's area (standard deviation 0.126; of its width alone 1.24 with 0.161, of its
+# height 0.96 with 0.143), and the eyes' mid-point lies at 0.49 of its width (0.09) and 0.40 of its height (0.054).
+# 68-point landmarks agree: cheek to cheek is 0.76 of the square's side, so with the boxes' usual shape (height 1.26 of
+# the width) the factor is 1.17.
 SIDE_PER_BOX = 1.11
 EYES_IN_BOX = (0.5, 0.40)
 
 # A head turned to the side brings the eyes together: the square never gets smaller than this part of what the box says.
 MIN_SIDE_OF_BOX = 0.85
 
-# Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the square.
+# Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the
+# square.
 CROP_MARGIN = {(24, 24): 1.5}
 
 
@@ -37,8 +39,8 @@ def crop_transform(
 ) -> NDArray[np.float32]:
     """Transform `[2, 3]` from the pixels of a crop of `size` (h, w) to the frame's.
 
-    `box`: tight face, x1, y1, x2, y2. `eyes` `[2, 2]`: eye centres (x, y); the crop is then turned so that they are level.
-    `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
+    `box`: tight face, x1, y1, x2, y2. `eyes` `[2, 2]`: eye centres (x, y); the crop is then turned so that they are
+    level. `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
     """
     x1, y1, x2, y2 = box
     side = SIDE_PER_BOX * ((x2 - x1) * (y2 - y1)) ** 0.5
@@ -63,8 +65,9 @@ def face_transform(
 ) -> NDArray[np.float32]:
     """Transform `[2, 3]` from SR pixels to frame pixels.
 
-    `crop` `[2, 3]`: LR pixels to frame pixels. `theta` `[2, 3]`: what the network's spatial transformer did, from the upright
-    output to its input in normalised coordinates (align_corners=False); None: nothing. Sizes are (height, width).
+    `crop` `[2, 3]`: LR pixels to frame pixels. `theta` `[2, 3]`: what the network's spatial transformer did, from the
+    upright output to its input in normalised coordinates (align_corners=False); None: nothing. Sizes are (height,
+    width).
     """
     (h, w), (sr_h, sr_w) = lr_size, sr_size
     to_normalised = np.array([[2 / sr_w, 0, 1 / sr_w - 1], [0, 2 / sr_h, 1 / sr_h - 1], [0, 0, 1]])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import cv2
+import cv2.data
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,14 +17,15 @@ from fhrt.faces.inputs import Picture
 
 Box = tuple[float, float, float, float]
 
-# Where the canonical eyes fall in the box of haarcascade_frontalface_alt2: medians over 400 upright faces shrunk to an eye
-# distance of 9 pixels (394 to 400 of them are found at 7, 9 and 14): eye distance 0.372 of the box's side (0.347 at 7 pixels,
-# 0.391 at 14; standard deviation 0.02), eyes' mid-point at 0.504 of its width (0.013) and 0.397 of its height (0.017).
+# Where the canonical eyes fall in the box of haarcascade_frontalface_alt2: medians over 400 upright faces shrunk to an
+# eye distance of 9 pixels (394 to 400 of them are found at 7, 9 and 14): eye distance 0.372 of the box's side (0.347 at
+# 7 pixels, 0.391 at 14; standard deviation 0.02), eyes' mid-point at 0.504 of its width (0.013) and 0.397 of its height
+# (0.017).
 HAAR_EYE_DISTANCE = 0.372
 HAAR_EYES = (0.504, 0.397)
 
-# The cascade's last-stage sum on 70 crowd photographs: 95 % of the true faces lie above 55.0 (median 56.4), 70 % of the false
-# alarms below (median 54.8). It is mapped linearly so that 54 is 0, 57 is 1, and kept from 55 on.
+# The cascade's last-stage sum on 70 crowd photographs: 95 % of the true faces lie above 55.0 (median 56.4), 70 % of the
+# false alarms below (median 54.8). It is mapped linearly so that 54 is 0, 57 is 1, and kept from 55 on.
 HAAR_WEIGHT_RANGE = (54.0, 57.0)
 HAAR_MIN_WEIGHT = 55.0
 
@@ -54,7 +56,10 @@ class Detector(Protocol):
 
 
 class HaarDetector:
-    """Viola-Jones cascade on a frame enlarged twice, so that faces from 16 pixels are found. Upright frontal faces only."""
+    """Viola-Jones cascade on a frame enlarged twice, so that faces from 16 pixels are found.
+
+    Upright frontal faces only.
+    """
 
     ENLARGE = 2
     MIN_FACE = 16
@@ -70,11 +75,10 @@ class HaarDetector:
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
         )
         low, high = HAAR_WEIGHT_RANGE
-        detections = [
-            Detection(_tight_box(*(np.asarray(haar, float) / self.ENLARGE)[:3]), min((weight - low) / (high - low), 1.0))
-            for haar, weight in zip(found, np.ravel(weights).tolist())
-            if weight >= HAAR_MIN_WEIGHT
-        ]
+        detections = []
+        for (x, y, side, _), weight in zip(np.asarray(found) / self.ENLARGE, np.ravel(weights).tolist(), strict=True):
+            if weight >= HAAR_MIN_WEIGHT:
+                detections.append(Detection(_tight_box(x, y, side), min((weight - low) / (high - low), 1.0)))
         return sorted(detections, key=lambda detection: (-detection.score, detection.box))
 
 

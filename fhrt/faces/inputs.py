@@ -23,8 +23,8 @@ def swap_channels(picture: Picture) -> Picture:
 def as_frame(source: Any, color: Color = "bgr") -> Picture:
     """A frame as uint8 `[H, W, 3]` in the channel order `color`.
 
-    `source`: an ndarray `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (alpha is dropped) that is already in that order,
-    a path of a picture file, or a PIL image. Raises `BadInputError`.
+    `source`: an ndarray `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (alpha is dropped) that is already in that
+    order, a path of a picture file, or a PIL image. Raises `BadInputError`.
     """
     if isinstance(source, (str, Path)):
         frame = read_picture(Path(source))
@@ -41,7 +41,10 @@ def as_frame(source: Any, color: Color = "bgr") -> Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a picture file as BGR uint8 `[H, W, 3]`. Raises `BadInputError` that names the file when it is unreadable or cut short."""
+    """Reads a picture file as BGR uint8 `[H, W, 3]`.
+
+    Raises `BadInputError` that names the file when it is unreadable or cut short.
+    """
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
@@ -60,7 +63,10 @@ def read_picture(path: Path) -> Picture:
 
 
 def as_boxes(boxes: ArrayLike, frame: Picture) -> NDArray[np.float64]:
-    """Tight face boxes `[N, 4]` (x1, y1, x2, y2; pixels), float64. Raises `BadInputError` that names the first bad box."""
+    """Tight face boxes `[N, 4]` (x1, y1, x2, y2; pixels), float64.
+
+    Raises `BadInputError` that names the first bad box.
+    """
     try:
         array = np.asarray(boxes, np.float64)
     except (TypeError, ValueError) as error:

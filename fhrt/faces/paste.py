@@ -16,13 +16,12 @@ FEATHER = 0.12  # width of the blend at each side, as a part of the SR face's si
 def paste_faces(frame: Picture, faces: Iterable[tuple[Picture, NDArray[np.float32]]], scale: int = 1) -> Picture:
     """The frame, enlarged `scale` times (bicubic), with SR faces blended in along feathered edges.
 
-    `frame` uint8 `[h, w, 3]`; `faces`: pairs of an SR face uint8 `[H, W, 3]` and its transform `[2, 3]` (SR pixel to frame pixel);
-    later ones lie on top. Returns uint8 `[h·scale, w·scale, 3]`, a new array.
+    `frame` uint8 `[h, w, 3]`; `faces`: pairs of an SR face uint8 `[H, W, 3]` and its transform `[2, 3]` (SR pixel to
+    frame pixel); later ones lie on top. Returns uint8 `[h·scale, w·scale, 3]`, a new array.
     """
-    if scale == 1:
-        canvas = frame.copy()
-    else:
-        canvas = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    canvas = frame.copy()
+    if scale > 1:
+        canvas = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC).astype(np.uint8, copy=False)
     for sr, transform in faces:
         # Pixel centres: x of the frame is scale * (x + 0.5) - 0.5 of the canvas.
         matrix = transform.astype(np.float64) * scale
@@ -37,13 +36,14 @@ def feather_mask(height: int, width: int) -> NDArray[np.float32]:
     def ramp(length: int) -> NDArray[np.float32]:
         position = (np.arange(length, dtype=np.float32) + 0.5) / length
         t = np.clip(np.minimum(position, 1 - position) / FEATHER, 0, 1)
-        return t * t * (3 - 2 * t)
+        return (t * t * (3 - 2 * t)).astype(np.float32)
 
-    return np.outer(ramp(height), ramp(width))
+    weights: NDArray[np.float32] = ramp(height)[:, None] * ramp(width)
+    return weights
 
 
 def _blend(canvas: Picture, sr: Picture, matrix: NDArray[np.float64]) -> None:
-    """Blends `sr` into `canvas` along `matrix` `[2, 3]` (SR pixel to canvas pixel), in place, inside its bounding rectangle."""
+    """Blends `sr` into `canvas` in place, along `matrix` `[2, 3]` (SR pixel to canvas pixel)."""
     height, width = sr.shape[:2]
     zoom = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if zoom < 0.7:  # bilinear sampling would alias: shrink by area first
@@ -53,7 +53,7 @@ def _blend(canvas: Picture, sr: Picture, matrix: NDArray[np.float64]) -> None:
         matrix = np.column_stack([matrix[:, :2] * ratio, offset])
         sr = cv2.resize(sr, (small_w, small_h), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         height, width = small_h, small_w
-    corners = np.array([[-0.5, -0.5, 1], [width - 0.5, -0.5, 1], [-0.5, height - 0.5, 1], [width - 0.5, height - 0.5, 1]]) @ matrix.T
+    corners = np.array([[x, y, 1] for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)]) @ matrix.T
     limit = np.array(canvas.shape[1::-1])
     x1, y1 = np.clip(np.floor(corners.min(0)), 0, limit).astype(int).tolist()
     x2, y2 = np.clip(np.ceil(corners.max(0)) + 1, 0, limit).astype(int).tolist()
