@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,7 +229,7 @@ def doctor() -> None:
             table.add_row(what, f"[{colour}]missing[/{colour}]", escape("  ".join(filter(None, (reason, remedy)))))
 
     check("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    check("fhrt", lambda: _installed("fhrt"), "pip install fhrt", needed=True)
+    check("fhrt", partial(_installed, "fhrt"))
     check("cpu", _cpu)
     check(
         "native module",
@@ -237,11 +238,10 @@ def doctor() -> None:
         needed=True,
     )
     for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
-        check(distribution, lambda package=package: _imported(package), f"pip install {distribution}", needed=True)  #
-        type: ignore[misc]
+        check(distribution, partial(_imported, package), f"pip install {distribution}", needed=True)
     check("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
     for package, extra in (("torch", "train"), ("openvino", "openvino"), ("tensorrt", "tensorrt"), ("cupy", "cuda")):
-        check(package, lambda package=package: _imported(package), f'pip install "fhrt[{extra}]"')  # type: ignore[misc]
+        check(package, partial(_imported, package), f'pip install "fhrt[{extra}]"')
     check("gpu", _gpu, "needs an NVIDIA driver")
     _check_models(check)
     out.print(table)
@@ -266,7 +266,7 @@ def _check_models(check: Callable[..., None]) -> None:
 
     check("models", read_cards, needed=True)
     for name in names:
-        check(f"model {name}", lambda name=name: verify(name), needed=True)
+        check(f"model {name}", partial(verify, name), needed=True)
 
 
 def _cpu() -> str:
