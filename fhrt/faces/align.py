@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 EYE_DISTANCE = 0.36
 EYES_IN_SQUARE = (0.5, 0.42)
 
-# From a tight face box to that square: medians over 162 hand-drawn boxes of crowd photographs whose square is known from
-# the Haar detector (see detect.py). The square's side is 1.10 times the root of the box's area (standard deviation 0.096;
-# of its width alone 1.24 with 0.120, of its height 0.99 with 0.109), and the eyes' mid-point lies at 0.51 of its width
-# (0.11) and 0.38 of its height (0.07). 68-point landmarks give about the same: cheek to cheek is 0.76 of the square's
-# side, so with the boxes' usual shape (height 1.26 of the width) the factor is 1.17.
+# From a tight face box to that square: medians over 162 hand-drawn boxes of crowd photographs whose square is known
+# from the Haar detector (see detect.py). The square's side is 1.10 times the root of the box's area (standard deviation
+# 0.096; of its width alone 1.24 with 0.120, of its height 0.99 with 0.109), and the eyes' mid-point lies at 0.51 of its
+# width (0.11) and 0.38 of its height (0.07). 68-point landmarks give about the same: cheek to cheek is 0.76 of the
+# square's side, so with the boxes' usual shape (height 1.26 of the width) the factor is 1.17.
 SIDE_PER_BOX = 1.10
 EYES_IN_BOX = (0.5, 0.38)
 
