@@ -1,0 +1,87 @@
+"""`python -m benchmarks model lite` and `python -m benchmarks ops`: tables on the screen, JSON with the machine's description."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from fhrt.errors import FhrtError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure fhrt on this machine.")
+out = Console(width=None if sys.stdout.isatty() else 140)
+
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of every candidate.")]
+Runs = Annotated[int, typer.Option(min=1, help="Measured rounds; each calls every candidate once.")]
+Warmup = Annotated[int, typer.Option(min=0, help="Rounds before these, not counted.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@app.command()
+def model(
+    name: Annotated[str, typer.Argument(help="A shipped model or a bundle folder.")] = "lite",
+    batch: Annotated[list[int], typer.Option(min=1, help="Faces per call; repeatable.")] = [1, 4, 16],  # noqa: B006
+    threads: Threads = CORES,
+    runs: Runs = 100,
+    warmup: Warmup = 10,
+    json_file: Json = None,
+) -> None:
+    """Time a model: fhrt's engine, a plain ONNX Runtime session of the same graph, uint8 to uint8, and a whole picture.
+
+    Exit code 1 when the engine takes over 10 % more than the plain session.
+    """
+    from benchmarks import models
+
+    try:
+        rows, picture = models.measure(name, batch, threads=threads, runs=runs, warmup=warmup)
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    table = Table("batch", "engine", "session", "engine / session", "uint8 to uint8", title=f"{name}: ms per face, median (p95)")
+    for row in rows:
+        columns = (f"{key}_ms_per_face" for key in ("engine", "session", "hallucinate"))
+        engine, session, hallucinate = (_milliseconds(row[column]) for column in columns)
+        table.add_row(str(row["batch"]), engine, session, f"{row['ratio']:.3f}", hallucinate)
+    out.print(table)
+    stages = "  ".join(f"{stage} {_milliseconds(times)}" for stage, times in picture["stages_ms"].items())
+    out.print(f"demo picture, {picture['faces']} faces, ms: {stages}", highlight=False, soft_wrap=True)
+    _write(json_file, "model", {"model": name, "threads": threads, "runs": runs, "warmup": warmup}, rows, picture=picture)
+    if not all(row["within_limit"] for row in rows):
+        typer.secho("the engine takes over 10 % more than the plain session", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def ops(threads: Threads = CORES, runs: Runs = 100, warmup: Warmup = 10, json_file: Json = None) -> None:
+    """Time each native op beside its usual alternative (needs torch and scikit-image)."""
+    from benchmarks import ops as native
+
+    rows = native.measure(threads, runs, warmup)
+    table = Table("op", "shape", "native", "alternative", "", "ratio", title="ms per call, median (p95)")
+    for row in rows:
+        times = (_milliseconds(row["native_ms"]), _milliseconds(row["alternative_ms"]))
+        table.add_row(row["op"], row["shape"], *times, row["alternative"], f"{row['ratio']:.2f}")
+    out.print(table)
+    _write(json_file, "ops", {"threads": threads, "runs": runs, "warmup": warmup}, rows)
+
+
+def _milliseconds(times: dict[str, float]) -> str:
+    return f"{times['median']:.3f} ({times['p95']:.3f})"
+
+
+def _write(path: Path | None, benchmark: str, conditions: dict[str, Any], rows: list[dict[str, Any]], **more: Any) -> None:
+    if path is None:
+        return
+    report = {"benchmark": benchmark, "machine": machine.describe(), "conditions": conditions, "rows": rows, **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()
