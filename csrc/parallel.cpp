@@ -1,0 +1,126 @@
+#include "parallel.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fhrt {
+namespace {
+
+int default_threads() {
+  if (const char* text = std::getenv("FHRT_NUM_THREADS")) {
+    int count = std::atoi(text);
+    if (count > 0) return count;
+  }
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::atomic<int> wanted{0};
+
+struct Job {
+  const std::function<void(int64_t, int64_t)>* body;
+  int64_t n, chunk;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t begin; (begin = next.fetch_add(chunk)) < n;) (*body)(begin, std::min(begin + chunk, n));
+  }
+};
+
+class Pool {
+ public:
+  explicit Pool(int workers) : pid_(getpid()) {
+    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { loop(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+  bool of_this_process() const { return pid_ == getpid(); }
+  int workers() const { return static_cast<int>(threads_.size()); }
+
+  void run(Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      job_ = &job;
+      ++generation_;
+      busy_ = workers();
+    }
+    wake_.notify_all();
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return busy_ == 0; });
+    job_ = nullptr;
+  }
+
+ private:
+  void loop() {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
+      if (stop_) return;
+      seen = generation_;
+      Job* job = job_;
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  pid_t pid_;
+  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  Job* job_ = nullptr;
+  uint64_t generation_ = 0;
+  int busy_ = 0;
+  bool stop_ = false;
+};
+
+std::mutex pool_mutex;  // one op at a time uses the pool; a second caller runs alone rather than wait
+Pool* pool = nullptr;   // never destroyed at exit: its threads may outlive static destructors
+
+Pool& pool_of(int workers) {
+  if (pool && !pool->of_this_process()) pool = nullptr;  // after fork the threads are gone and their locks cannot be trusted
+  if (pool && pool->workers() != workers) {
+    delete pool;
+    pool = nullptr;
+  }
+  if (!pool) pool = new Pool(workers);
+  return *pool;
+}
+
+}  // namespace
+
+void set_num_threads(int count) { wanted = std::max(0, count); }
+int get_num_threads() {
+  int count = wanted;
+  return count > 0 ? count : default_threads();
+}
+
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  if (n <= 0) return;
+  int threads = static_cast<int>(std::min<int64_t>(get_num_threads(), std::max<int64_t>(1, n / std::max<int64_t>(1, grain))));
+  std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
+  if (threads == 1 || !lock.owns_lock()) {
+    body(0, n);
+    return;
+  }
+  Job job{&body, n, std::max<int64_t>(1, n / (4 * threads))};
+  pool_of(get_num_threads() - 1).run(job);
+}
+
+}  // namespace fhrt

@@ -1,0 +1,16 @@
+// A small persistent pool of threads, shared by all CPU ops.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+namespace fhrt {
+
+// Threads that parallel_for may use, the caller's own included. 0 restores the default: FHRT_NUM_THREADS, or all cores.
+void set_num_threads(int count);
+int get_num_threads();
+
+// Calls body(begin, end) on disjoint ranges that cover [0, n). Which thread gets which range does not change what is computed,
+// so results do not depend on the number of threads. Ranges hold at least `grain` items; a small n runs on the caller.
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
+
+}  // namespace fhrt

@@ -1,0 +1,22 @@
+"""fhrt: face hallucination, real time. ``fhrt.Hallucinator("lite").run(frame)`` super-resolves a picture's tiny faces."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Face", "Hallucinator", "Result", "__version__"]
+
+if TYPE_CHECKING:
+    from fhrt.hallucinator import Hallucinator
+    from fhrt.results import Face, Result
+
+_HOMES = {"Hallucinator": "fhrt.hallucinator", "Face": "fhrt.results", "Result": "fhrt.results"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public objects, imported when first used: ``import fhrt`` itself stays light."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fhrt' has no attribute {name!r}")

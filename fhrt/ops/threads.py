@@ -1,0 +1,18 @@
+"""How many threads the native operations use."""
+
+from __future__ import annotations
+
+from fhrt import _C
+from fhrt.errors import BadInputError
+
+
+def set_num_threads(count: int) -> None:
+    """Use ``count`` threads for every native CPU op; 0 restores the default (FHRT_NUM_THREADS, or all cores)."""
+    if count < 0:
+        raise BadInputError(f"the number of threads must not be negative, got {count}")
+    _C.set_num_threads(count)
+
+
+def get_num_threads() -> int:
+    """Threads that the native CPU ops use."""
+    return int(_C.get_num_threads())

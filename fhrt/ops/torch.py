@@ -1,0 +1,104 @@
+"""The ops as torch operators: `torch.ops.fhrt.*` with fake and autograd, and their twins in plain torch.
+
+A CPU float32 tensor goes through the native module; any other device or dtype through the twin. The backward pass recomputes through
+the twin, so nothing but the inputs is kept. Imported only when a torch tensor comes in.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fhrt import _C
+
+
+def stn_sample_twin(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
+    """The same in plain torch: affine_grid, then grid_sample."""
+    if upsample > 1:
+        x = F.interpolate(x, scale_factor=upsample, mode="nearest")
+    grid = F.affine_grid(theta, [x.shape[0], x.shape[1], h, w], align_corners=align_corners)
+    return F.grid_sample(x, grid.to(x.dtype), mode="bilinear", padding_mode=padding, align_corners=align_corners)
+
+
+def _native(*tensors: Tensor) -> bool:
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+
+
+@torch.library.custom_op("fhrt::stn_sample", mutates_args=())
+def stn_sample(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
+    if not _native(x, theta):
+        return stn_sample_twin(x, theta, h, w, align_corners, padding, upsample)
+    arrays = (tensor.detach().contiguous().numpy() for tensor in (x, theta))
+    return torch.from_numpy(_C.stn_sample(*arrays, h, w, align_corners, padding == "border", upsample))
+
+
+@stn_sample.register_fake
+def _(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1], h, w))
+
+
+def _stn_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.settings = inputs[2:]
+
+
+def _stn_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    x, theta = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
+    with torch.enable_grad():
+        out = stn_sample_twin(x, theta, *ctx.settings)
+    return (*torch.autograd.grad(out, (x, theta), gradient), None, None, None, None, None)
+
+
+stn_sample.register_autograd(_stn_backward, setup_context=_stn_context)
+
+
+@torch.library.custom_op("fhrt::pixel_shuffle", mutates_args=())
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    if not _native(x):
+        return F.pixel_shuffle(x, factor).clone()
+    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor))
+
+
+@pixel_shuffle.register_fake
+def _(x: Tensor, factor: int) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor))
+
+
+def _shuffle_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.factor = inputs[1]
+
+
+def _shuffle_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    return F.pixel_unshuffle(gradient, ctx.factor), None
+
+
+pixel_shuffle.register_autograd(_shuffle_backward, setup_context=_shuffle_context)
+
+
+@lru_cache(maxsize=32)
+def _band(length: int, weights: tuple[float, ...], same: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The Toeplitz matrix [out, length] of a 1-D filter: two dense products beat a depth-wise convolution on every device."""
+    window = len(weights)
+    pad = window // 2 if same else 0
+    padded = torch.zeros(length + 2 * pad - window + 1, length + 2 * pad, dtype=torch.float64)
+    for row in range(len(padded)):
+        padded[row, row : row + window] = torch.tensor(weights, dtype=torch.float64)
+    return padded[:, pad : pad + length].to(device, dtype).contiguous()
+
+
+def ssim_map(a: Tensor, b: Tensor, weights: NDArray[Any], same: bool, c1: float, c2: float) -> Tensor:
+    """SSIM map [N, C, h, w] of [N, C, H, W] tensors, differentiable; half types are computed in float32."""
+    dtype = a.dtype
+    if dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    rows, columns = (_band(size, tuple(weights.tolist()), same, a.dtype, a.device) for size in a.shape[2:])
+    mean_a, mean_b, aa, bb, ab = (rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b))
+    covariance = ab - mean_a * mean_b
+    variances = aa - mean_a * mean_a + bb - mean_b * mean_b
+    values = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((mean_a**2 + mean_b**2 + c1) * (variances + c2))
+    return values.to(dtype)
