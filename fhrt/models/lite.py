@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fhrt import ops
-from fhrt.models.layers import ModelOutput, similarity_theta
+from fhrt.models.layers import ModelOutput, compose, similarity_theta
 
 
 class RepConv2d(nn.Module):
@@ -85,13 +85,6 @@ class Localisation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.relu(self.fc1(self.convs(x).flatten(1))))
-
-
-def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """Theta of ``p ↦ outer(inner(p))`` for similarities or any affine maps [N, 2, 3]."""
-    linear = outer[:, :, :2] @ inner[:, :, :2]
-    shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
-    return torch.cat([linear, shift], 2)
 
 
 class Lite(nn.Module):
