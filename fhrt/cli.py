@@ -223,7 +223,7 @@ def doctor() -> None:
         nonlocal broken
         try:
             table.add_row(what, "[green]works[/green]", escape(probe()))
-        except Exception as error:  # noqa: BLE001 - a broken dependency may raise anything; here it is a finding
+        except Exception as error:
             broken |= needed
             colour, reason = ("red", f"{error}") if needed else ("yellow", "")
             table.add_row(what, f"[{colour}]missing[/{colour}]", escape("  ".join(filter(None, (reason, remedy)))))

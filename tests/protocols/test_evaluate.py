@@ -3,11 +3,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from fhrt.errors import BadInputError
 from fhrt.protocols import PROTOCOLS, evaluate
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import bicubic_hr
-from numpy.typing import NDArray
 
 
 class Bicubic:

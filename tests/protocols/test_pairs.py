@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from fhrt import ops
 from fhrt.protocols.archive import tight
 from fhrt.protocols.camera import camera
 from fhrt.protocols.pairs import PROTOCOLS, bicubic_hr, make_pairs
 from fhrt.protocols.pose import PoseRange, invert_theta, random_theta, turn
-from numpy.typing import NDArray
 
 
 def planes(faces: NDArray[np.uint8]) -> NDArray[np.float32]:

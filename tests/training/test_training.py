@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fhrt.errors import BadInputError, WeightsError
 
+from fhrt.errors import BadInputError, WeightsError
 from training import checkpoint
 from training.data import Batches, make_batch
 from training.loop import DivergedError, Trainer

@@ -1,6 +1,10 @@
-"""A small archive of made-up 192×192 "faces": smooth colour fields with two dark eyes, so that turning them is visible."""
+"""What many tests share: the checkout on the path, and a small archive of made-up 192×192 "faces".
+
+The faces are smooth colour fields with two dark eyes, so that turning them is visible.
+"""
 
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -8,6 +12,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+# For training/ and benchmarks/, which are not installed. At the end of the path, so that `fhrt` is the installed package.
+sys.path.append(str(Path(__file__).parent.parent))
 
 
 def made_up_faces(count: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -1,0 +1,122 @@
+"""A training checkpoint made into a bundle: graph, weights and card, checked before it is put in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fhrt.errors import BadInputError, WeightsError
+from fhrt.export.graph import to_onnx
+from fhrt.export.rewrite import rewrite
+from fhrt.export.weights import externalise
+from fhrt.models import create
+from fhrt.runtime.bundle import CARD, GRAPH, WEIGHTS, open_bundle
+from fhrt.runtime.card import Card
+from fhrt.runtime.ort import OrtEngine
+
+LICENCE = "Weights: research and non-commercial use only, because of their training data's terms."
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class _Facts:
+    title: str
+    outputs: tuple[str, ...]
+
+
+_FACTS = {
+    "lite": _Facts("lite: fhrt's own network for CPUs", ("sr", "theta")),
+    "urdgn": _Facts("UR-DGN (Yu & Porikli, ECCV 2016)", ("sr",)),
+    "tdn": _Facts("TDN (Yu & Porikli, AAAI 2017)", ("sr", "theta")),
+}
+_INPUT, _OUTPUT = (16, 16), (128, 128)
+
+
+def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, float]] | None = None) -> Path:
+    """Write the bundle folder ``out`` of a ``best.safetensors`` that ``python -m training`` wrote, and return it.
+
+    Raises WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from torch's by more
+    than 1e-4; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
+    """
+    model, about = _load(name, checkpoint)
+    if out.exists() and not (out / CARD).is_file():
+        raise BadInputError(f"{out} exists and is not a bundle; it is left alone")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, *_INPUT))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        proto = to_onnx(model, _INPUT, _FACTS[name].outputs)
+        externalise(proto, folder, WEIGHTS)
+        onnx.save(proto, folder / GRAPH)
+        onnx.checker.check_model(folder / GRAPH)
+        card = Card(
+            name=name,
+            title=_FACTS[name].title,
+            input_size=_INPUT,
+            output_size=_OUTPUT,
+            outputs=_FACTS[name].outputs,
+            hparams=about.get("hparams", {}),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            gflops=round(counter.get_total_flops() / 1e9, 3),
+            training=f"24,000 faces of public research sets (CelebA, AAF, SCUT, HELEN, SG3), {about.get('step', '?')} steps",
+            licence=LICENCE,
+            scores=scores or {},
+            sha256={file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (GRAPH, WEIGHTS)},
+        )
+        (folder / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        _compare(model, folder)
+        folder.chmod(0o755)  # mkdtemp and safetensors make them private
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return out
+
+
+def _load(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, dict[str, int]]]:
+    """The rewritten network with its weights rounded to fp16, and what the checkpoint says of itself."""
+    if name not in _FACTS:
+        raise BadInputError(f"cannot export {name!r}; there are: {', '.join(_FACTS)}")
+    try:
+        with safe_open(checkpoint, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("fhrt", "{}"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{checkpoint} is not a checkpoint: {error}") from error
+    model = create(name, **about.get("hparams", {}))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{checkpoint} is not a checkpoint of {name}: {str(error).splitlines()[0]}") from error
+    model = rewrite(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+    return model, about
+
+
+def _compare(model: nn.Module, folder: Path) -> None:
+    """Raise WeightsError unless ONNX Runtime gives torch's picture, for one face and for several."""
+    engine = OrtEngine(open_bundle(folder))
+    for count in (1, 3):
+        lr = np.random.default_rng(count).uniform(-1, 1, (count, 3, *_INPUT)).astype(np.float32)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(lr)).sr.numpy()
+        error = float(np.abs(engine.run(lr).sr - expected).max())
+        if not error <= TOLERANCE:
+            raise WeightsError(f"the exported graph differs from the network by {error:.1e}; the bundle was not written")
