@@ -25,7 +25,7 @@ ACCENT = (80, 200, 255)
 PAD = 16
 CAPTION = 26
 ARROW = 28
-FRAME_WIDTH = 960  # a smaller frame is enlarged to about this width before its boxes are drawn
+FRAME_WIDTH = 1280  # a smaller frame is enlarged to about this width before its boxes are drawn
 
 
 @dataclass

@@ -48,7 +48,9 @@ class Validation:
 
 
 @torch.no_grad()
-def run(model: nn.Module, lr: NDArray[np.uint8], device: torch.device, batch: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+def run(
+    model: nn.Module, lr: NDArray[np.uint8], device: torch.device, batch: int = 32
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """The model's uint8 pictures ``[N, 3, 128, 128]`` and thetas for LR faces ``[N, 3, 16, 16]`` uint8."""
     model.eval()
     pictures, thetas = [], []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -12,7 +14,7 @@ class Discriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = (3, 32, 64, 128)
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout2d(0.2)]
         layers += [nn.Conv2d(128, 96, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2)]
         layers += [nn.Flatten(), nn.Linear(8 * 8 * 96, 1024), nn.ReLU(), nn.Dropout(0.5), nn.Linear(1024, 1), nn.Sigmoid()]
