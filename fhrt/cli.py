@@ -240,9 +240,8 @@ def doctor() -> None:
     for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
         check(distribution, partial(_imported, package), f"pip install {distribution}", needed=True)
     check("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
-    for package, extra in (("torch", "train"), ("openvino", "openvino"), ("tensorrt", "tensorrt"), ("cupy", "cuda")):
-        check(package, partial(_imported, package), f'pip install "fhrt[{extra}]"')
-    check("gpu", _gpu, "needs an NVIDIA driver")
+    for package in ("torch", "onnx", "onnxscript"):
+        check(package, partial(_imported, package), 'for training and export: pip install "fhrt[train]"')
     _check_models(check)
     out.print(table)
     if broken:
@@ -280,14 +279,6 @@ def _cpu() -> str:
 def _onnxruntime() -> str:
     runtime = import_module("onnxruntime")
     return f"{runtime.__version__}: {', '.join(runtime.get_available_providers())}"
-
-
-def _gpu() -> str:
-    import subprocess
-
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
-    return "; ".join(answer.strip().splitlines())
 
 
 def _imported(package: str) -> str:

@@ -62,7 +62,7 @@ class Hallucinator:
         detected = perf_counter()
 
         lr_size, sr_size = self.engine.card.input_size, self.engine.card.output_size
-        margin = CROP_MARGIN.get(tuple(lr_size), 1.0)
+        margin = CROP_MARGIN.get(lr_size, 1.0)
         crops = [crop_transform(one.box, lr_size, eyes=one.eyes, margin=margin) for one in small]
         timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
         faces: list[Face] = []

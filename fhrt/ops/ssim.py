@@ -58,8 +58,8 @@ def ssim(
     if is_torch(a):
         from fhrt.ops.torch import ssim_map
 
-        values = ssim_map(a, b, weights, padding == "same", c1, c2)
-        return values if reduction == "map" else values.mean() if reduction == "mean" else values.mean(dim=(1, 2, 3))
+        torch_map = ssim_map(a, b, weights, padding == "same", c1, c2)
+        return torch_map if reduction == "map" else torch_map.mean() if reduction == "mean" else torch_map.mean(dim=(1, 2, 3))
     a, b = np.asarray(a), np.asarray(b)
     native = _C.ssim
     if not (a.dtype == b.dtype == np.float32):

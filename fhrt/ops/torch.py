@@ -33,8 +33,8 @@ def _native(*tensors: Tensor) -> bool:
 def stn_sample(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
     if not _native(x, theta):
         return stn_sample_twin(x, theta, h, w, align_corners, padding, upsample)
-    arrays = (tensor.detach().contiguous().numpy() for tensor in (x, theta))
-    return torch.from_numpy(_C.stn_sample(*arrays, h, w, align_corners, padding == "border", upsample))
+    source, maps = (tensor.detach().contiguous().numpy() for tensor in (x, theta))
+    return torch.from_numpy(_C.stn_sample(source, maps, h, w, align_corners, padding == "border", upsample))
 
 
 @stn_sample.register_fake

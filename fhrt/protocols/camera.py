@@ -27,7 +27,7 @@ _CELL = 32  # a compressed face sits at a random place of a cell, since faces do
 def camera(hr: NDArray[np.float32], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Damaged LR faces ``[N, 3, size, size]`` uint8 of HR faces ``[N, 3, H, W]`` float32, both RGB on [0, 255]."""
     count = len(hr)
-    gamma = rng.uniform(*np.log(GAMMA), (count, 1, 1, 1))
+    gamma = rng.uniform(np.log(GAMMA[0]), np.log(GAMMA[1]), (count, 1, 1, 1))
     gain = rng.uniform(1 - WHITE_BALANCE, 1 + WHITE_BALANCE, (count, 3, 1, 1)).astype(np.float32)
 
     rows, columns = (_sampling(hr.shape[axis], size, count, rng) for axis in (2, 3))
@@ -68,7 +68,7 @@ def _jpeg(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     cell, top, left = _place(picture, rng)
     quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(cell[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
     return decoded[top : top + size, left : left + size].transpose(2, 0, 1)
 
 

@@ -67,8 +67,9 @@ def evaluate(
             scores.append(np.stack([metric(picture, truth) for picture in pictures for metric in (psnr, ssim)]))
             if progress is not None:
                 progress(number * len(faces) + start + len(pairs.lr), len(protocols) * len(faces))
-        means = np.concatenate(scores, axis=1).mean(axis=1)
-        rows.append(Row(name, len(faces), *(float(mean) for mean in means), 1000 * spent / len(faces)))
+        mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim = np.concatenate(scores, axis=1).mean(axis=1).tolist()
+        ms_per_face = 1000 * spent / len(faces)
+        rows.append(Row(name, len(faces), mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim, ms_per_face))
     return rows
 
 
