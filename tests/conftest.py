@@ -4,6 +4,7 @@ The faces are smooth colour fields with two dark eyes, so that turning them is v
 """
 
 import io
+import os
 import sys
 import tarfile
 from pathlib import Path
@@ -12,6 +13,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+# The tests run side by side already; more threads in each would only fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # For training/ and benchmarks/, which are not installed. At the end of the path, so that `fhrt` is the installed package.
 sys.path.append(str(Path(__file__).parent.parent))

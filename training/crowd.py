@@ -87,12 +87,15 @@ def _person(canvas: Canvas, face: NDArray[np.uint8], x: float, y: float, width: 
     radius = np.hypot(grid[None, :] / 0.44, (grid[:, None] - 0.02) / 0.53)
     mask = np.clip((1.0 - radius) / 0.16, 0, 1)
     scale = size / 128
-    matrix = np.concatenate([turn * scale, np.array([[x * DRAWN], [y * DRAWN]])], axis=1)
+    reach = int(0.8 * size)  # half the side of a window that holds the turned square
+    left, top = int(x * DRAWN) - reach, int(y * DRAWN) - reach
+    window = canvas[max(top, 0) : top + 2 * reach, max(left, 0) : left + 2 * reach]
+    matrix = np.concatenate([turn * scale, [[x * DRAWN - max(left, 0)], [y * DRAWN - max(top, 0)]]], axis=1)
     matrix[:, 2] -= matrix[:, :2] @ (63.5, 63.5)
-    shape = canvas.shape[1::-1]
+    shape = window.shape[1::-1]
     warped = cv2.warpAffine(face.astype(np.float32), matrix, shape, flags=cv2.INTER_AREA)
     alpha = cv2.warpAffine(mask.astype(np.float32), matrix, shape)[..., None]
-    canvas[:] = canvas * (1 - alpha) + warped * alpha
+    window[:] = window * (1 - alpha) + warped * alpha
 
 
 def write_crowd(engine: Engine, data: Path, path: Path, seed: int = 0) -> Path:
