@@ -52,14 +52,25 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.relu(self.first(x)))
 
 
+class PositionLinear(nn.Module):
+    """``x @ weight + bias`` over the last axis, the weight as [in, out]: the graph then holds the very array that torch does."""
+
+    def __init__(self, positions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(positions, positions).normal_(std=0.002))
+        self.bias = nn.Parameter(torch.zeros(positions))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
 class PositionMixer(nn.Module):
     """Mixes all positions of each channel by one learnt matrix, plus the input: [N, C, S, S] → the same."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
         self.gate = nn.Conv2d(channels, channels, 1)
-        self.mix = nn.Linear(side * side, side * side)
-        nn.init.normal_(self.mix.weight, std=0.002)
+        self.mix = PositionLinear(side * side)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.relu(self.gate(x)).flatten(2)).view_as(x)
