@@ -70,7 +70,8 @@ py::array_t<double> ssim(const Array<T>& a, const Array<T>& b, const Array<doubl
 Array<float> face_crop(const py::array_t<uint8_t>& frame, const Array<float>& transforms, int64_t out_h, int64_t out_w,
                        const Array<float>& mean, const Array<float>& std) {
   require(frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= 4, "face_crop: frame [H, W, 1 to 4] uint8");
-  require(frame.strides(2) == 1 && frame.strides(1) == frame.shape(2) && frame.strides(0) >= frame.strides(1) * frame.shape(1),
+  // NumPy gives an axis of length 1 any stride.
+  require((frame.shape(2) == 1 || frame.strides(2) == 1) && frame.strides(1) == frame.shape(2) && frame.strides(0) >= frame.strides(1) * frame.shape(1),
           "face_crop: the pixels of a row must lie together");
   require(transforms.ndim() == 3 && transforms.shape(1) == 2 && transforms.shape(2) == 3, "face_crop: transforms [N, 2, 3]");
   require(mean.size() == frame.shape(2) && std.size() == frame.shape(2), "face_crop: one mean and std per channel");

@@ -135,7 +135,7 @@ class _Outputs(nn.Module):
 def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, ...]) -> onnx.ModelProto:
     """The graph of a rewritten model with float32 weights inside: input ``lr`` [N, 3, h, w], N free, and the named outputs."""
     program = torch.onnx.export(
-        _Outputs(model),
+        _Outputs(model).eval(),
         (torch.zeros(2, 3, *input_size),),
         dynamo=True,
         opset_version=OPSET,

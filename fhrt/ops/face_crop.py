@@ -35,8 +35,9 @@ def face_crop(
     if h < 1 or w < 1:
         raise BadInputError(f"face_crop: size must be positive, not {h}×{w}")
     channels = frame.shape[2]
-    if frame.strides[1:] != (channels, 1) or frame.strides[0] < channels * frame.shape[1]:
-        frame = np.ascontiguousarray(frame)
+    row, pixel, channel = frame.strides
+    if (channels > 1 and channel != 1) or pixel != channels or row < channels * frame.shape[1]:
+        frame = frame.copy(order="C")
     try:
         per_channel = [np.broadcast_to(np.asarray(v, np.float32), (channels,)) for v in (mean, std)]
     except ValueError as error:

@@ -1,0 +1,117 @@
+"""A bundle's way from a checkpoint to a picture, and every way in which it can be refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from fhrt.errors import BackendError, BadInputError, UnknownModelError, WeightsError
+from fhrt.export import export
+from fhrt.models import create
+from fhrt.runtime import load
+from training import checkpoint
+
+SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
+LR = np.random.default_rng(0).uniform(-1, 1, (70, 3, 16, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.safetensors"
+    checkpoint.save(path, create("lite", **SMALL).state_dict(), {"model": "lite", "hparams": SMALL, "step": 1})
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Path) -> Path:
+    return export("lite", trained, trained.parent / "bundle")
+
+
+def test_the_graph_holds_no_weights_and_no_paths(bundle: Path) -> None:
+    graph = onnx.load(bundle / "model.onnx", load_external_data=False)
+    kinds = {node.op_type for node in graph.graph.node if node.domain == "fhrt"}
+    assert kinds == {"StnSample", "SubPixelShuffle"} == {function.name for function in graph.functions}
+    assert all(t.data_location == onnx.TensorProto.EXTERNAL or np.prod(t.dims) < 16 for t in graph.graph.initializer)
+    assert b"site-packages" not in (bundle / "model.onnx").read_bytes()
+    weights = load_file(bundle / "model.safetensors")
+    assert {"trunk.0.first.weight", "trunk.1.mix.weight"} <= set(weights)
+    assert all(weight.dtype == np.float16 for weight in weights.values())
+
+
+def test_plain_onnxruntime_gives_the_same_picture_without_fhrt(bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "lr.npy", LR[:3])
+    code = (
+        "import sys; sys.modules['fhrt'] = None\nimport numpy as np, onnxruntime as ort\n"
+        f"s = ort.InferenceSession({str(bundle / 'model.onnx')!r}, providers=['CPUExecutionProvider'])\n"
+        f"np.save({str(tmp_path / 'sr.npy')!r}, s.run(['sr'], {{'lr': np.load({str(tmp_path / 'lr.npy')!r})}})[0])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "sr.npy"), load(bundle).run(LR[:3]).sr, atol=1e-5)
+
+
+def test_any_number_of_faces(bundle: Path) -> None:
+    engine = load(bundle, threads=1)
+    whole = engine.run(LR)
+    assert whole.theta is not None and whole.theta.shape == (70, 2, 3)
+    for start, end in ((0, 1), (5, 10), (33, 66)):
+        np.testing.assert_allclose(engine.run(LR[start:end]).sr, whole.sr[start:end], atol=1e-5)
+    assert engine.run(LR[:0]).sr.shape == (0, 3, 128, 128)
+    np.testing.assert_array_equal(engine.run(LR).sr, whole.sr)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path, file: str, damage: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    data = bytearray((copy / file).read_bytes())
+    if damage == "missing":
+        (copy / file).unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        (copy / file).write_bytes(data if damage == "altered" else data[:-100])
+    with pytest.raises(WeightsError, match=file.replace(".", r"\.")):
+        load(copy)
+
+
+def test_other_refusals(bundle: Path, trained: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    card = json.loads((copy / "card.json").read_text())
+    (copy / "card.json").write_text(json.dumps(card | {"gflops": "many"}))
+    with pytest.raises(WeightsError, match="gflops"):
+        load(copy)
+    with pytest.raises(UnknownModelError, match="no-such"):
+        load("no-such")
+    with pytest.raises(UnknownModelError, match="python -m training fit tdn"):
+        load("tdn")
+    with pytest.raises(WeightsError, match="bundle folder"):
+        load(trained)
+    for settings in ({"backend": "abacus"}, {"threads": 0}):
+        with pytest.raises(BackendError):
+            load(bundle, **settings)  # type: ignore[arg-type]
+    engine = load(bundle)
+    for bad in (LR * np.nan, LR.astype(np.float64), LR[:, :2], LR[0]):
+        with pytest.raises(BadInputError):
+            engine.run(bad)
+
+
+def test_a_failed_export_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(trained.read_bytes()[:1000])
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    for error, name, source, out in (
+        (WeightsError, "lite", torn, tmp_path / "a"),
+        (WeightsError, "tdn", trained, tmp_path / "b"),
+        (BadInputError, "lite", trained, occupied),
+    ):
+        with pytest.raises((error, BadInputError)):
+            export(name, source, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["occupied", "torn.safetensors"]

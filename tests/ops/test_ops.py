@@ -1,0 +1,124 @@
+"""Every native op against an independent reference, for NumPy and torch."""
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from skimage.metrics import structural_similarity
+
+from fhrt import ops
+from fhrt.errors import BadInputError
+from fhrt.ops import torch as torch_ops
+
+RNG = np.random.default_rng(0)
+
+
+def thetas(count: int) -> np.ndarray:
+    return (np.array([[1, 0, 0], [0, 1, 0]]) + RNG.normal(0, 0.4, (count, 2, 3))).astype(np.float32)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+@pytest.mark.parametrize("upsample", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 3, 7, 9), (5, 67, 16, 16), (2, 1, 1, 5)])
+def test_stn_sample_is_affine_grid_and_grid_sample(shape: tuple, align_corners: bool, padding: str, upsample: int) -> None:
+    x, theta = RNG.standard_normal(shape).astype(np.float32), thetas(shape[0])
+    ours = ops.stn_sample(x, theta, (11, 6), align_corners=align_corners, padding=padding, upsample=upsample)
+    big = F.interpolate(torch.from_numpy(x), scale_factor=upsample, mode="nearest")
+    grid = F.affine_grid(torch.from_numpy(theta), [*shape[:2], 11, 6], align_corners=align_corners)
+    theirs = F.grid_sample(big, grid, padding_mode=padding, align_corners=align_corners).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    as_torch = ops.stn_sample(
+        torch.from_numpy(x), torch.from_numpy(theta), (11, 6), align_corners=align_corners, padding=padding, upsample=upsample
+    )
+    np.testing.assert_array_equal(as_torch.numpy(), ours)
+
+
+def test_pixel_shuffle_is_torchs() -> None:
+    x = RNG.standard_normal((3, 18, 5, 7)).astype(np.float32)
+    np.testing.assert_array_equal(ops.pixel_shuffle(x, 3), F.pixel_shuffle(torch.from_numpy(x), 3).numpy())
+    np.testing.assert_array_equal(ops.pixel_shuffle(x[::2, :, ::-1], 3), ops.pixel_shuffle(np.ascontiguousarray(x[::2, :, ::-1]), 3))
+
+
+@pytest.mark.parametrize("size", [(11, 11), (37, 52)])
+def test_ssim_is_scikit_images(size: tuple[int, int]) -> None:
+    a = RNG.uniform(0, 255, (2, 3, *size))
+    b = np.clip(a + RNG.normal(0, 30, a.shape), 0, 255)
+    ours = ops.ssim(a, b, reduction="map")
+    for n in range(2):
+        for c in range(3):
+            settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255, "full": True}
+            theirs = structural_similarity(a[n, c], b[n, c], **settings)[1][5:-5, 5:-5]
+            np.testing.assert_allclose(ours[n, c], theirs, atol=1e-6)
+    np.testing.assert_allclose(ops.ssim(a, b, reduction="none"), ours.mean(axis=(1, 2, 3)), atol=1e-12)
+    for padding in ("valid", "same"):
+        native = ops.ssim(a, b, padding=padding, reduction="map")
+        twin = ops.ssim(torch.from_numpy(a), torch.from_numpy(b), padding=padding, reduction="map")
+        np.testing.assert_allclose(twin.numpy(), native, atol=1e-9)
+    assert ops.ssim(a, a) == pytest.approx(1)
+
+
+def test_face_crop_is_warp_affine_where_it_magnifies() -> None:
+    frame = cv2.GaussianBlur(RNG.integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
+    transform = np.array([[0.7, -0.2, 20], [0.2, 0.7, -4]], np.float32)  # partly above the frame
+    ours = ops.face_crop(frame[:, 5:70], transform[None], (24, 30), 0, 1)[0].transpose(1, 2, 0)
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+    theirs = cv2.warpAffine(np.ascontiguousarray(frame[:, 5:70]), transform, (30, 24), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    assert np.abs(ours - theirs).max() < 1.5
+
+
+def test_face_crop_averages_where_it_shrinks_and_normalises() -> None:
+    board = ((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)[..., None]
+    crop = ops.face_crop(board, np.array([[[8, 0, 3.5], [0, 8, 3.5]]], np.float32), (8, 8), 127.5, 127.5)
+    np.testing.assert_allclose(crop, 0, atol=1e-5)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    x, theta = RNG.standard_normal((9, 5, 32, 32)).astype(np.float32), thetas(9)
+    results = []
+    for count in (1, 2, 5):
+        ops.set_num_threads(count)
+        results.append(ops.stn_sample(x, theta))
+    ops.set_num_threads(0)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    together: list[np.ndarray] = []
+    callers = [threading.Thread(target=lambda: together.append(ops.stn_sample(x, theta))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(together) == 4 and all(np.array_equal(each, results[0]) for each in together)
+
+
+def test_gradients() -> None:
+    x = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor(thetas(2), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, t: ops.stn_sample(a, t, (4, 3)), (x, theta))
+    b = torch.rand(1, 1, 12, 12, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: ops.ssim(a, b, data_range=1.0), torch.rand_like(b).requires_grad_())
+    torch.library.opcheck(torch_ops.pixel_shuffle, (torch.randn(1, 4, 3, 3, requires_grad=True), 2))
+    torch.library.opcheck(torch_ops.stn_sample, (torch.randn(1, 4, 3, 3), torch.tensor(thetas(1)), 4, 4, False, "zeros", 1))
+
+
+def test_bad_input() -> None:
+    x, theta = np.zeros((2, 3, 4, 4), np.float32), thetas(2)
+    for call in (
+        lambda: ops.stn_sample(x[0], theta),
+        lambda: ops.stn_sample(x, theta[:1]),
+        lambda: ops.stn_sample(x.astype(np.float64), theta),
+        lambda: ops.stn_sample(x, theta * np.nan),
+        lambda: ops.stn_sample(x, theta, padding="wrap"),  # type: ignore[arg-type]
+        lambda: ops.stn_sample(x, theta, (0, 4)),
+        lambda: ops.pixel_shuffle(x, 2),
+        lambda: ops.ssim(x, x),
+        lambda: ops.ssim(x, x[:1]),
+        lambda: ops.face_crop(x[0], theta, (4, 4), 0, 1),  # type: ignore[arg-type]
+        lambda: ops.face_crop(np.zeros((4, 4, 3), np.uint8), theta, (4, 4), 0, 0),
+        lambda: ops.set_num_threads(-1),
+    ):
+        with pytest.raises(BadInputError):
+            call()
