@@ -152,7 +152,10 @@ def models() -> None:
     table = Table("model", "input", "output", "scores", "licence")
     for card in list_models():
         sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
-        scores = "  ".join(f"{name} {value}" for name, value in card.scores.items())
+        scores = "\n".join(
+            f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
+            for protocol, score in card.scores.items()
+        )
         table.add_row(card.name, *sizes, escape(scores), escape(card.licence))
     out.print(table)
 
