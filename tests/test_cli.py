@@ -16,7 +16,8 @@ from fhrt.errors import WeightsError
 from fhrt.faces.detect import Detection
 
 CARD = SimpleNamespace(
-    name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}}, licence="research"
+    name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
+    licence="research"
 )
 
 
