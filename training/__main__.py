@@ -25,6 +25,7 @@ def fit(
     data: Annotated[Path, typer.Option(help="Folder with the face shards train-NN.tar and val.tar.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Begin with the fitting weights of this best.safetensors.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     steps: Annotated[int | None, typer.Option(help="Last step, in place of the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only so many training faces.")] = None,
@@ -40,6 +41,8 @@ def fit(
         trainer = Trainer(settings, data, out or Path("runs") / Path(recipe).stem, device, limit)
         if resume:
             trainer.resume()
+        elif start is not None:
+            typer.echo(f"{trainer.start_from(start)} of {len(trainer.average)} weights from {start}")
         trainer.fit()
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from fhrt import models
-from fhrt.errors import FhrtError
+from fhrt.errors import FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
 from fhrt.protocols.archive import read_faces
 from training import checkpoint
@@ -49,7 +49,7 @@ class Trainer:
         self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
         self.step, self.best = 0, -math.inf
         self.faces = read_faces(data, "train", limit)
-        self.validation = Validation(read_faces(data, "val", 256), recipe)
+        self.validation = Validation(read_faces(data, "val")[::2], recipe)  # every other: the archive is sorted by source
         self.console = Console()
         out.mkdir(parents=True, exist_ok=True)
 
@@ -78,7 +78,8 @@ class Trainer:
         weights, localise = self.recipe.losses, getattr(self.model, "localise", None)
         terms: dict[str, Tensor] = {}
         if localise is not None and weights.theta:
-            first, theta = localise(lr)
+            with self._autocast():
+                first, theta = localise(lr)
             terms["theta"] = weights.theta * (theta_loss(first, truth) + theta_loss(theta, truth))
             if self.step < self.recipe.localise_steps:
                 return terms, None
@@ -172,6 +173,17 @@ class Trainer:
         tensors["random"] = torch.get_rng_state()
         about = {"model": self.recipe.model, "hparams": self.recipe.hparams, "step": self.step, "best": self.best}
         checkpoint.save(self.out / "last.safetensors", tensors, about)
+
+    def start_from(self, path: Path) -> int:
+        """Begin with the weights of ``path`` (a ``best.safetensors``) that have this network's names and shapes; returns how many."""
+        tensors, _ = checkpoint.load(path)
+        state = self.model.state_dict()
+        known = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
+        if not known:
+            raise WeightsError(f"{path} holds no weight of {self.recipe.model}")
+        self.model.load_state_dict(state | known)
+        self.average = checkpoint.plain_state(self.model)
+        return len(known)
 
     def resume(self) -> None:
         """Continue from ``last.safetensors``: model, average, optimiser, random state and position in the data."""

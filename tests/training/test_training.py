@@ -62,6 +62,27 @@ def test_best_weights_say_what_they_are(archive: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_run_can_start_from_the_weights_of_a_smaller_one(archive: Path, tmp_path: Path) -> None:
+    small = Trainer(recipe(hparams=SMALL | {"localisation": 4}), archive, tmp_path / "small")
+    small.validate()
+    large = Trainer(recipe(), archive, tmp_path / "large")
+    weights, _ = checkpoint.load(tmp_path / "small" / "best.safetensors")
+    taken = large.start_from(tmp_path / "small" / "best.safetensors")
+    assert 0 < taken < len(weights)
+    assert torch.equal(large.model.state_dict()["up.weight"], weights["up.weight"])
+    assert torch.equal(large.average["up.weight"], weights["up.weight"]) and large.step == 0
+    checkpoint.save(tmp_path / "other.safetensors", {"nothing": torch.zeros(1)}, {})
+    with pytest.raises(WeightsError, match="no weight of lite"):
+        large.start_from(tmp_path / "other.safetensors")
+
+
+def test_autocast_leaves_theta_in_float32(archive: Path, tmp_path: Path) -> None:
+    model = Trainer(recipe(bf16=True), archive, tmp_path).model
+    with torch.autocast("cpu", torch.bfloat16):
+        first, theta = model.localise(torch.rand(2, 3, 16, 16) * 2 - 1)
+    assert first.dtype == theta.dtype == torch.float32
+
+
 def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(), archive, tmp_path)
     lr, hr, theta = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
