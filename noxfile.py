@@ -17,6 +17,7 @@ def lint(session: nox.Session) -> None:
     """Check style."""
     session.install("ruff")
     session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
 
 
 @nox.session

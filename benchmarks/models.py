@@ -16,9 +16,7 @@ from fhrt.hallucinator import Hallucinator
 LIMIT = 1.10  # the engine may take this much of the plain session's time
 
 
-def measure(
-    model: str, batches: Sequence[int], *, threads: int, runs: int, warmup: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measure(model: str, batches: Sequence[int], *, threads: int, runs: int, warmup: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row per batch size (milliseconds per face, and the engine / session ratio), and the times of the demo picture."""
     engine = fhrt.runtime.load(model, backend="onnxruntime", threads=threads)
     session = _plain_session(model, threads)

@@ -51,9 +51,7 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")
-]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
 Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
 DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file.")]
@@ -68,18 +66,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
 ) -> None:
     pass
 
 
 @app.command()
 def run(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures.", show_default=False)
-    ],
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, and folders of pictures.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; made when it is missing.")],
     model: Model = "lite",
     scale: Annotated[
@@ -176,9 +170,7 @@ def export(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="Protocol to score with; repeatable; all when left out.")
-    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable; all when left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",

@@ -85,17 +85,13 @@ class Result:
         for number, face in enumerate(shown, 1):
             _draw_box(frame, face.box, zoom, str(number))
         captions = [f"{number}   {face.width:.0f} px   {face.score:.2f}" for number, face in enumerate(shown, 1)]
-        strip = draw_pairs(
-            [(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD
-        )
+        strip = draw_pairs([(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD)
         title = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
         if self.skipped:
             title += f"   {self.skipped} larger left alone"
         if "total" in self.timings:
             title += f"   {self.timings['total']:.0f} ms"
-        canvas = np.full(
-            (PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8
-        )
+        canvas = np.full((PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
         left = (canvas.shape[1] - frame.shape[1]) // 2
         canvas[PAD : PAD + frame.shape[0], left : left + frame.shape[1]] = frame
         _text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)

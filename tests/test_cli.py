@@ -16,8 +16,11 @@ from fhrt.errors import WeightsError
 from fhrt.faces.detect import Detection
 
 CARD = SimpleNamespace(
-    name="nearest", input_size=(16, 16), output_size=(128, 128), scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
-    licence="research"
+    name="nearest",
+    input_size=(16, 16),
+    output_size=(128, 128),
+    scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
+    licence="research",
 )
 
 
@@ -63,9 +66,7 @@ def test_run_writes_pictures_and_a_sheet(fhrt_command, folder, tmp_path):
         "sheet.png",
     ]
     assert cv2.imread(str(tmp_path / "out/a.png")).shape == (160, 160, 3)
-    assert cv2.imread(str(tmp_path / "out/b.png")).shape == (80, 3000, 3), (
-        "enlarged twice only: four times is over 4096 pixels"
-    )
+    assert cv2.imread(str(tmp_path / "out/b.png")).shape == (80, 3000, 3), "enlarged twice only: four times is over 4096 pixels"
 
 
 def test_run_reports_a_bad_picture_and_goes_on(fhrt_command, folder, tmp_path):

@@ -130,9 +130,7 @@ def test_hallucinate_keeps_order_and_channels(make):
     assert make().hallucinate(lr[:0]).shape == (0, 128, 128, 3)
 
 
-@pytest.mark.parametrize(
-    "lr", [np.zeros((2, 16, 15, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32)]
-)
+@pytest.mark.parametrize("lr", [np.zeros((2, 16, 15, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), np.zeros((1, 16, 16, 3), np.float32)])
 def test_hallucinate_refuses_other_arrays(make, lr):
     with pytest.raises(BadInputError, match="LR faces must"):
         make().hallucinate(lr)

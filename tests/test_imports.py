@@ -1,11 +1,44 @@
-"""`import fhrt` stays light, and torch stays where docs/architecture.md puts it."""
+"""`import fhrt` stays light, torch stays in its rooms, and imports point the way docs/architecture.md says."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent / "fhrt"
+# What each room may import of fhrt, beside itself and errors: the table of docs/architecture.md.
+ARROWS = {
+    "ops": {"_C"},
+    "runtime": {"ops"},
+    "faces": {"ops"},
+    "metrics": {"ops"},
+    "protocols": {"metrics", "runtime", "ops"},
+    "hallucinator": {"faces", "runtime", "ops", "results"},
+    "results": {"faces", "runtime", "ops"},
+    "models": {"ops"},
+    "export": {"models", "runtime", "ops"},
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of fhrt that a file imports, also inside functions."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "fhrt":
+            rooms |= {alias.name for alias in node.names}
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("fhrt.")}
+    return rooms
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_imports_point_one_way(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py")) or [ROOT / f"{room}.py"]
+    for path in files:
+        assert imported_rooms(path) <= ARROWS[room] | {room, "errors"}, path.name
 NEEDS_TORCH = ("models/", "export/", "ops/torch.py")
 
 

@@ -107,9 +107,7 @@ def _node(name: str, inputs: tuple[str, ...], attributes: dict[str, onnx.defs.Op
 
 
 _INT, _STRING = onnx.defs.OpSchema.AttrType.INT, onnx.defs.OpSchema.AttrType.STRING
-_STN_NODE = _node(
-    "StnSample", ("x", "theta"), {"h": _INT, "w": _INT, "align_corners": _INT, "padding": _STRING, "upsample": _INT}
-)
+_STN_NODE = _node("StnSample", ("x", "theta"), {"h": _INT, "w": _INT, "align_corners": _INT, "padding": _STRING, "upsample": _INT})
 _SHUFFLE_NODE = _node("SubPixelShuffle", ("x",), {"factor": _INT})
 
 

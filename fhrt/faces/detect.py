@@ -24,8 +24,9 @@ Box = tuple[float, float, float, float]
 HAAR_EYE_DISTANCE = 0.372
 HAAR_EYES = (0.504, 0.397)
 
-# The cascade's last-stage sum on 70 crowd photographs: 91 % of the true faces lie above 55.0 (median 56.2), 60 % of the
-# false alarms below (median 54.9). It is mapped linearly so that 54 is 0, 57 is 1, and kept from 55 on.
+# The cascade's last-stage sum on 150 crowd photographs (303 true faces, 117 false alarms, IoU 0.4): from 55.0 on lie 95 %
+# of the true faces (median 56.1) and 48 % of the false alarms (median 55.0); from 55.5 on, 80 % and 18 %. It is mapped
+# linearly so that 54, below which nothing was found, is 0 and 57 is 1; faces are kept from 55 on.
 HAAR_WEIGHT_RANGE = (54.0, 57.0)
 HAAR_MIN_WEIGHT = 55.0
 

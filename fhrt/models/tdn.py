@@ -70,9 +70,7 @@ class TDN(nn.Module):
             ), 180,
         )  # fmt: skip
         self.conv3 = nn.Sequential(nn.Conv2d(256, 128, 5, padding=2), nn.BatchNorm2d(128), nn.ReLU())
-        self.conv4 = nn.Sequential(
-            UpsampleConv2d(128, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 5, padding=2)
-        )
+        self.conv4 = nn.Sequential(UpsampleConv2d(128, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 5, padding=2))
 
     def forward(self, lr: Tensor) -> ModelOutput:
         x, theta1 = self.stn1(self.conv1(lr))

@@ -12,9 +12,7 @@ from fhrt.errors import BadInputError
 from fhrt.ops.arrays import as_float32, check_affine, check_finite, check_rank
 
 
-def face_crop(
-    frame: NDArray[np.uint8], transforms: NDArray[np.float32], size: tuple[int, int], mean: ArrayLike, std: ArrayLike
-) -> Any:
+def face_crop(frame: NDArray[np.uint8], transforms: NDArray[np.float32], size: tuple[int, int], mean: ArrayLike, std: ArrayLike) -> Any:
     """Cut N faces out of a frame in one go.
 
     frame: ``[H, W, C]`` uint8, C from 1 to 4 (a CPU torch tensor will do). transforms: ``[N, 2, 3]`` float32, crop pixel to frame pixel,

@@ -50,9 +50,7 @@ def camera(hr: NDArray[np.float32], size: int, rng: np.random.Generator) -> NDAr
 def _sampling(source: int, target: int, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """One random resampling matrix per face, ``[N, 1, target, source]``: a kernel and a blur each."""
     kernels, blurs = rng.integers(len(KERNELS), size=count), rng.integers(BLUR_STEPS, size=count) / 2
-    return np.stack([resample_matrix(source, target, KERNELS[k], float(b)) for k, b in zip(kernels, blurs, strict=True)])[
-        :, None
-    ]
+    return np.stack([resample_matrix(source, target, KERNELS[k], float(b)) for k, b in zip(kernels, blurs, strict=True)])[:, None]
 
 
 def _place(picture: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], int, int]:

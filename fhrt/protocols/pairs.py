@@ -26,9 +26,7 @@ class Pairs:
     theta: NDArray[np.float32]
 
 
-def make_pairs(
-    loose: NDArray[np.uint8], protocol: str, rng: np.random.Generator, pose: PoseRange | None = None
-) -> Pairs:
+def make_pairs(loose: NDArray[np.uint8], protocol: str, rng: np.random.Generator, pose: PoseRange | None = None) -> Pairs:
     """LR faces of upright loose faces ``[N, 192, 192, 3]`` uint8 RGB.
 
     ``aligned``: antialiased bicubic 128 → 16. ``unaligned``: turned by a random similarity first (default: ±45°, ±5 %, 0.8–1;

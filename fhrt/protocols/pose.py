@@ -46,6 +46,4 @@ def turn(loose: NDArray[np.uint8], theta: NDArray[np.float32]) -> NDArray[np.flo
     pad = TIGHT // 4
     padded = np.pad(loose, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect").transpose(0, 3, 1, 2)
     upright_from_turned = invert_theta(theta) * np.float32(TIGHT / (LOOSE + 2 * pad))
-    return ops.stn_sample(
-        np.ascontiguousarray(padded, dtype=np.float32), upright_from_turned, (TIGHT, TIGHT), padding="border"
-    )
+    return ops.stn_sample(np.ascontiguousarray(padded, dtype=np.float32), upright_from_turned, (TIGHT, TIGHT), padding="border")

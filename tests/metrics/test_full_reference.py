@@ -29,9 +29,7 @@ def test_psnr_agrees_with_scikit_image(pair: tuple[NDArray[np.uint8], NDArray[np
 
 def test_ssim_agrees_with_scikit_image(pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
     expected = [
-        structural_similarity(
-            a, b, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )
+        structural_similarity(a, b, data_range=255, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
         for a, b in zip(*pair, strict=True)
     ]
     values = ssim(*pair)
