@@ -13,9 +13,11 @@ void face_crop_cpu(const uint8_t* frame, const float* transforms, float* out, co
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / p.out_h, i = row % p.out_h;
       const float* t = transforms + n * 6;
-      const auto samples = [](float dx, float dy) {
-        // An eighth of a pixel of slack: a crop at (nearly) the frame's own scale stays a plain bilinear sample.
-        return std::max(1, static_cast<int>(std::ceil(std::hypot(dx, dy) - 0.125f)));
+      const auto samples = [&](float dx, float dy) {
+        // An eighth of a pixel of slack: a crop at (nearly) the frame's own scale stays a plain bilinear sample. More samples than the
+        // frame has pixels add nothing.
+        const float most = static_cast<float>(std::max(p.frame_h, p.frame_w));
+        return std::max(1, static_cast<int>(std::min(std::ceil(std::hypot(dx, dy) - 0.125f), most)));
       };
       const int kx = samples(t[0], t[3]), ky = samples(t[1], t[4]);
       for (int64_t j = 0; j < p.out_w; ++j) {

@@ -30,9 +30,9 @@ Tap tap_at(float x, float y, const StnSample& p) {
     x = std::min(std::max(x, 0.0f), static_cast<float>(w - 1));
     y = std::min(std::max(y, 0.0f), static_cast<float>(h - 1));
   }
-  // Far outside, every weight is zero; clamping first keeps the conversion to an integer defined.
-  x = std::min(std::max(x, -2.0f), static_cast<float>(w + 1));
-  y = std::min(std::max(y, -2.0f), static_cast<float>(h + 1));
+  // Far outside, every weight is zero; clamping first keeps the conversion to an integer defined. NaN counts as far outside.
+  x = x > -2.0f ? std::min(x, static_cast<float>(w + 1)) : -2.0f;
+  y = y > -2.0f ? std::min(y, static_cast<float>(h + 1)) : -2.0f;
   const float fx = std::floor(x), fy = std::floor(y);
   const int64_t x0 = static_cast<int64_t>(fx), y0 = static_cast<int64_t>(fy);
   const float ax = x - fx, ay = y - fy;

@@ -1,5 +1,7 @@
 """Every native op against an independent reference, for NumPy and torch."""
 
+import subprocess
+import sys
 import threading
 
 import cv2
@@ -92,6 +94,23 @@ def test_threads_do_not_change_a_bit() -> None:
     for caller in callers:
         caller.join()
     assert len(together) == 4 and all(np.array_equal(each, results[0]) for each in together)
+
+
+def test_a_forked_process_gets_threads_of_its_own() -> None:
+    # In a process of its own: forking the test runner, which has torch's threads, would not be safe.
+    code = (
+        "import os, numpy as np; from fhrt import ops; ops.set_num_threads(3)\n"
+        "x = np.random.default_rng(0).random((9, 5, 32, 32), np.float32); t = np.zeros((9, 2, 3), np.float32)\n"
+        "before = ops.stn_sample(x, t); child = os.fork()\n"
+        "if not child: os._exit(0 if np.array_equal(ops.stn_sample(x, t), before) else 1)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_a_crop_far_larger_than_its_frame_ends() -> None:
+    crop = ops.face_crop(np.full((4, 4, 1), 9, np.uint8), np.array([[[1e30, 0, 0], [0, 1e30, 0]]], np.float32), (2, 2), 0, 1)
+    np.testing.assert_array_equal(crop, 9)
 
 
 def test_gradients() -> None:
