@@ -43,11 +43,19 @@ def model(
     except FhrtError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
-    table = Table("batch", "engine", "session", "engine / session", "uint8 to uint8", title=f"{name}: ms per face, median (p95)")
+    table = Table(
+        "batch",
+        "engine",
+        "session",
+        "engine / session",
+        "fixed / dynamic batch",
+        "uint8 to uint8",
+        title=f"{name}: ms per face, median (p95)",
+    )
     for row in rows:
         columns = (f"{key}_ms_per_face" for key in ("engine", "session", "hallucinate"))
         engine, session, hallucinate = (_milliseconds(row[column]) for column in columns)
-        table.add_row(str(row["batch"]), engine, session, f"{row['ratio']:.3f}", hallucinate)
+        table.add_row(str(row["batch"]), engine, session, f"{row['ratio']:.3f}", f"{row['fixed_ratio']:.3f}", hallucinate)
     out.print(table)
     stages = "  ".join(f"{stage} {_milliseconds(times)}" for stage, times in picture["stages_ms"].items())
     out.print(f"demo picture, {picture['faces']} faces, ms: {stages}", highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
+PAUSE = 0.005  # seconds: an ONNX Runtime session's threads spin on for a while after a call, on the cores of the next candidate
 
 
 def interleave(candidates: Mapping[str, Callable[[], object]], *, runs: int, warmup: int) -> dict[str, Times]:
@@ -16,6 +17,7 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, runs: int, war
     for round_ in range(-warmup, runs):
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
+            time.sleep(PAUSE)
             start = time.perf_counter_ns()
             candidates[name]()
             elapsed = time.perf_counter_ns() - start

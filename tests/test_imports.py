@@ -39,6 +39,8 @@ def test_imports_point_one_way(room: str) -> None:
     files = sorted((ROOT / room).rglob("*.py")) or [ROOT / f"{room}.py"]
     for path in files:
         assert imported_rooms(path) <= ARROWS[room] | {room, "errors"}, path.name
+
+
 NEEDS_TORCH = ("models/", "export/", "ops/torch.py")
 
 
