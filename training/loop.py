@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -48,6 +49,7 @@ class Trainer:
         self.critic = Discriminator().to(self.device) if recipe.losses.adversarial else None
         self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
         self.step, self.best = 0, -math.inf
+        self.earlier_steps = 0  # of the run whose weights this one began with
         self.faces = read_faces(data, "train", limit)
         self.validation = Validation(read_faces(data, "val")[::2], recipe)  # every other: the archive is sorted by source
         self.console = Console()
@@ -161,8 +163,7 @@ class Trainer:
         total = sum(value for name, value in scores.items() if name.endswith("psnr"))
         if total > self.best:
             self.best = total
-            about = {"model": self.recipe.model, "hparams": self.recipe.hparams, "step": self.step, "validation": scores}
-            checkpoint.save(self.out / "best.safetensors", self.average, about)
+            checkpoint.save(self.out / "best.safetensors", self.average, self._about() | {"validation": scores})
 
     def save(self) -> None:
         tensors = checkpoint.pack("model", self.model.state_dict()) | checkpoint.pack("average", self.average)
@@ -171,18 +172,22 @@ class Trainer:
             tensors |= checkpoint.pack("critic", self.critic.state_dict())
             tensors |= checkpoint.pack_optimiser(self.critic_optimiser, "critic_optimiser")
         tensors["random"] = torch.get_rng_state()
-        about = {"model": self.recipe.model, "hparams": self.recipe.hparams, "step": self.step, "best": self.best}
-        checkpoint.save(self.out / "last.safetensors", tensors, about)
+        checkpoint.save(self.out / "last.safetensors", tensors, self._about() | {"best": self.best})
+
+    def _about(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {"model": recipe.model, "hparams": recipe.hparams, "step": self.step, "earlier_steps": self.earlier_steps}
 
     def start_from(self, path: Path) -> int:
         """Begin with the weights of ``path`` (a ``best.safetensors``) that have this network's names and shapes; returns how many."""
-        tensors, _ = checkpoint.load(path)
+        tensors, about = checkpoint.load(path)
         state = self.model.state_dict()
         known = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
         if not known:
             raise WeightsError(f"{path} holds no weight of {self.recipe.model}")
         self.model.load_state_dict(state | known)
         self.average = checkpoint.plain_state(self.model)
+        self.earlier_steps = about.get("step", 0) + about.get("earlier_steps", 0)
         return len(known)
 
     def resume(self) -> None:
@@ -195,7 +200,7 @@ class Trainer:
             self.critic.load_state_dict(checkpoint.unpack("critic", tensors))
             checkpoint.unpack_optimiser(self.critic_optimiser, "critic_optimiser", tensors)
         torch.set_rng_state(tensors["random"])
-        self.step, self.best = about["step"], about["best"]
+        self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             hparams=about.get("hparams", {}),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             gflops=round(counter.get_total_flops() / 1e9, 3),
-            training=f"24,000 faces of public research sets (CelebA, AAF, SCUT, HELEN, SG3), {about.get('step', '?')} steps",
+            training=f"24,000 faces of public research sets (CelebA, AAF, SCUT, HELEN, SG3), {_steps(about)}",
             licence=LICENCE,
             scores=scores or {},
             sha256={file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (GRAPH, WEIGHTS)},
@@ -81,14 +82,29 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
         folder.chmod(0o755)  # mkdtemp and safetensors make them private
         for file in folder.iterdir():
             file.chmod(0o644)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(folder, out)
+        _put(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return out
 
 
-def _load(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, dict[str, int]]]:
+def _put(folder: Path, out: Path) -> None:
+    """Move ``folder`` to ``out``; a bundle that is already there stays whole until the new one takes its name."""
+    if not out.exists():
+        os.replace(folder, out)
+        return
+    old = out.parent / f".{out.name}.old.{os.getpid()}"
+    os.replace(out, old)
+    os.replace(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _steps(about: dict[str, Any]) -> str:
+    earlier = about.get("earlier_steps", 0)
+    return f"{about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
+
+
+def _load(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The rewritten network with its weights rounded to fp16, and what the checkpoint says of itself."""
     if name not in _FACTS:
         raise BadInputError(f"cannot export {name!r}; there are: {', '.join(_FACTS)}")

@@ -67,6 +67,15 @@ def test_any_number_of_faces(bundle: Path) -> None:
     np.testing.assert_array_equal(engine.run(LR).sr, whole.sr)
 
 
+@pytest.mark.parametrize("name", ["urdgn", "tdn"])
+def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "best.safetensors", create(name).state_dict(), {"model": name, "step": 7, "earlier_steps": 5})
+    engine = load(export(name, tmp_path / "best.safetensors", tmp_path / name))  # which compares the picture with torch's
+    assert engine.card.name == name and engine.run(LR[:2]).sr.shape == (2, 3, 128, 128)
+    assert engine.card.training.endswith("7 steps from the weights of 5 earlier steps")
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path, file: str, damage: str) -> None:

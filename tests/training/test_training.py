@@ -64,6 +64,7 @@ def test_best_weights_say_what_they_are(archive: Path, tmp_path: Path) -> None:
 
 def test_a_run_can_start_from_the_weights_of_a_smaller_one(archive: Path, tmp_path: Path) -> None:
     small = Trainer(recipe(hparams=SMALL | {"localisation": 4}), archive, tmp_path / "small")
+    small.step = 3
     small.validate()
     large = Trainer(recipe(), archive, tmp_path / "large")
     weights, _ = checkpoint.load(tmp_path / "small" / "best.safetensors")
@@ -71,6 +72,7 @@ def test_a_run_can_start_from_the_weights_of_a_smaller_one(archive: Path, tmp_pa
     assert 0 < taken < len(weights)
     assert torch.equal(large.model.state_dict()["up.weight"], weights["up.weight"])
     assert torch.equal(large.average["up.weight"], weights["up.weight"]) and large.step == 0
+    assert large.earlier_steps == small.step + small.earlier_steps
     checkpoint.save(tmp_path / "other.safetensors", {"nothing": torch.zeros(1)}, {})
     with pytest.raises(WeightsError, match="no weight of lite"):
         large.start_from(tmp_path / "other.safetensors")
