@@ -98,7 +98,9 @@ def run(
     hallucinator = Hallucinator(model, backend=backend, detector=detector, max_face=max_face, threads=threads)
     _make_folder(output)
     best: list[Face] = []
-    used = {"sheet"}
+    # Names of input pictures that lie in the output folder are taken too: a picture is never written over.
+    used = {path.stem for path in pictures if path.resolve().parent == output.resolve()}
+    sheet = output / f"{_free_name('sheet', used)}.png"
     count = failed = 0
     with Progress(console=err, transient=True) as progress:
         for path in progress.track(pictures, description="Hallucinating"):
@@ -114,7 +116,7 @@ def run(
             count += len(result.faces)
             best = sorted(best + result.faces, key=lambda face: -face.score * face.width)[:SHEET_FACES]
     if failed < len(pictures):
-        _write_sheet(output / "sheet.png", best)
+        _write_sheet(sheet, best)
         out.print(f"{count} faces in {len(pictures) - failed} pictures -> {output}", highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(2 if failed == len(pictures) else 1)

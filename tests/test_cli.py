@@ -85,6 +85,15 @@ def test_run_keeps_pictures_of_the_same_name_apart(fhrt_command, folder, tmp_pat
     assert {"a.png", "a_2.png", "a_faces.png", "a_2_faces.png"} < {file.name for file in (tmp_path / "out").iterdir()}
 
 
+def test_run_never_writes_over_a_picture_that_it_reads(fhrt_command, folder):
+    cv2.imwrite(str(folder / "sheet.png"), np.full((40, 40, 3), 90, np.uint8))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = fhrt_command("run", folder, "-o", folder)
+    assert done.exit_code == 0, done.output
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert {"a_2.png", "a_2_faces.png", "b_2.png", "sheet_2.png"} <= {path.name for path in folder.iterdir()}
+
+
 def test_bad_use_is_one_line_and_exit_code_2(fhrt_command, folder, tmp_path):
     (tmp_path / "file").write_text("")
     empty = tmp_path / "empty"
@@ -125,6 +134,18 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert re.search(r"aligned.*26\.00.*\+2\.50.*0\.750.*\+0\.250", done.stdout)
     assert json.loads(report.read_text())["rows"][0]["bicubic_psnr"] == 23.5
+
+
+def test_eval_scores_the_shipped_model_on_an_archive(archive, tmp_path):
+    arguments = ["eval", "lite", "--data", str(archive), "--protocol", "camera", "--limit", "3", "--json", str(tmp_path / "rows.json")]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert row["protocol"] == "camera" and row["n"] == 3 and row["ms_per_face"] > 0
+    assert 5 < row["psnr"] < 60 and 5 < row["bicubic_psnr"] < 60 and -1 <= row["ssim"] <= 1
+    arguments[arguments.index("camera")] = "upside-down"
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2 and "upside-down" in refused.output
 
 
 def test_doctor_finds_a_damaged_model(fhrt_command, monkeypatch):
