@@ -33,6 +33,7 @@ class Losses(Strict):
 
     l1: float = 0.0
     mse: float = 0.0
+    psnr: float = 0.0
     ssim: float = 0.0
     theta: float = 0.0
     adversarial: float = 0.0

@@ -1,0 +1,53 @@
+// The CUDA kernels' own sources, compiled for the host shim, behind C functions that the tests call.
+#define FHRT_HOST_SHIM
+#include "../../csrc/stn_sample/stn_sample.cu"
+
+using namespace fhrt;
+
+namespace {
+
+Strides strides(const int64_t* s) { return Strides{s[0], s[1], s[2], s[3]}; }
+
+// Batch, channels, in_h, in_w, out_h, out_w, upsample, align_corners, border.
+StnSample settings(const int64_t* s) {
+  return StnSample{s[0], s[1], s[2], s[3], s[4], s[5], static_cast<int>(s[6]), s[7] != 0, s[8] != 0};
+}
+
+template <typename T>
+void sample(const void* x, const int64_t* xs, const float* theta, void* out, int channels_last, const int64_t* s) {
+  stn_sample_cuda(static_cast<const T*>(x), strides(xs), theta, static_cast<T*>(out), channels_last != 0, settings(s), nullptr);
+}
+
+template <typename T>
+void backward(const void* grad, const int64_t* gs, const void* x, const int64_t* xs, const float* theta, float* partials, void* grad_x,
+              float* grad_theta, const int64_t* s) {
+  const StnSample p = settings(s);
+  stn_sample_backward_x_cuda(static_cast<const T*>(grad), strides(gs), theta, static_cast<T*>(grad_x), p, nullptr);
+  stn_sample_backward_theta_cuda(static_cast<const T*>(grad), strides(gs), static_cast<const T*>(x), strides(xs), theta, partials, grad_theta, p,
+                                 nullptr);
+}
+
+}  // namespace
+
+extern "C" {
+
+void stn_sample(int dtype, const void* x, const int64_t* xs, const float* theta, void* out, int channels_last, const int64_t* s) {
+  (dtype == 0 ? sample<float> : dtype == 1 ? sample<Half> : sample<BFloat16>)(x, xs, theta, out, channels_last, s);
+}
+
+int stn_sample_packs_f32(const void* x, const int64_t* xs, const void* out, const int64_t* s) {
+  return stn_sample_packs(static_cast<const float*>(x), strides(xs), static_cast<const float*>(out), settings(s));
+}
+
+void stn_sample_backward(int dtype, const void* grad, const int64_t* gs, const void* x, const int64_t* xs, const float* theta, float* partials,
+                         void* grad_x, float* grad_theta, const int64_t* s) {
+  (dtype == 0 ? backward<float> : dtype == 1 ? backward<Half> : backward<BFloat16>)(grad, gs, x, xs, theta, partials, grad_x, grad_theta, s);
+}
+
+int64_t stn_partials(const int64_t* s) { return stn_theta_blocks(settings(s)) * s[0] * 6; }
+
+float half_to_float(uint16_t bits) { return to_float(Half{bits}); }
+uint16_t float_to_half(float value) { return from_float<Half>(value).bits; }
+float bfloat16_to_float(uint16_t bits) { return to_float(BFloat16{bits}); }
+uint16_t float_to_bfloat16(float value) { return from_float<BFloat16>(value).bits; }
+}

@@ -1,0 +1,154 @@
+"""The CUDA kernels' own source, run on the CPU by the host shim, against torch: values and gradients."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HERE = Path(__file__).parent
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """All kernels, compiled by the C++ compiler for the host shim."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed: apt-get install g++")
+    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    # Device code reads vectors through pointers of another type, which nvcc allows.
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing", "-shared", "-fPIC"]
+    subprocess.run([compiler, *flags, f"-I{HERE}", "-o", str(library), str(HERE / "kernels.cpp")], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.stn_partials.restype = ctypes.c_int64
+    for name, result, argument in (
+        ("half_to_float", ctypes.c_float, ctypes.c_uint16),
+        ("float_to_half", ctypes.c_uint16, ctypes.c_float),
+        ("bfloat16_to_float", ctypes.c_float, ctypes.c_uint16),
+        ("float_to_bfloat16", ctypes.c_uint16, ctypes.c_float),
+    ):
+        getattr(loaded, name).restype = result
+        getattr(loaded, name).argtypes = [argument]
+    return loaded
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def int64s(*values: int) -> ctypes.Array:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def thetas(count: int, rng: np.random.Generator) -> Tensor:
+    """Similarities, one of them strongly shrinking, and one degenerate map that collapses everything to a line."""
+    angle, scale = rng.uniform(-3, 3, count), rng.uniform(0.3, 1.5, count)
+    maps = np.zeros((count, 2, 3))
+    maps[:, 0, 0] = maps[:, 1, 1] = scale * np.cos(angle)
+    maps[:, 1, 0], maps[:, 0, 1] = scale * np.sin(angle), -scale * np.sin(angle)
+    maps[:, :, 2] = rng.uniform(-0.5, 0.5, (count, 2))
+    if count > 2:
+        maps[1] *= 3
+        maps[2] = [[0.513, 0.513, 0.0917], [0.487, 0.487, -0.1134]]
+    return torch.from_numpy(maps.astype(np.float32))
+
+
+def reference(x: Tensor, theta: Tensor, size: tuple[int, int], align_corners: bool, border: bool, upsample: int) -> Tensor:
+    x = F.interpolate(x, scale_factor=upsample, mode="nearest") if upsample > 1 else x
+    grid = F.affine_grid(theta, [*x.shape[:2], *size], align_corners=align_corners)
+    return F.grid_sample(x, grid, padding_mode="border" if border else "zeros", align_corners=align_corners)
+
+
+SHAPES = [
+    # batch, channels, height, width, output size
+    (1, 1, 1, 1, (3, 3)),
+    (1, 3, 16, 16, (32, 32)),
+    (2, 67, 9, 13, (7, 5)),
+    (33, 3, 5, 4, (6, 9)),
+    (3, 512, 4, 4, (4, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
+@pytest.mark.parametrize(("align_corners", "upsample"), [(False, 1), (True, 1), (False, 2)])
+def test_stn_sample(kernels: ctypes.CDLL, dtype: torch.dtype, shape: tuple, border: bool, align_corners: bool, upsample: int) -> None:
+    n, c, h, w, size = shape
+    rng = np.random.default_rng(n * c + h)
+    theta = thetas(n, rng)
+    x = torch.from_numpy(rng.standard_normal((n, c, h, w)).astype(np.float32)).to(dtype)
+    settings = int64s(n, c, h, w, *size, upsample, align_corners, border)
+    expected = reference(x.float(), theta, size, align_corners, border, upsample)
+    out = torch.full((n, c, *size), float("nan"), dtype=dtype)
+    kernels.stn_sample(DTYPES[dtype], pointer(x), int64s(*x.stride()), pointer(theta), pointer(out), 0, settings)
+    torch.testing.assert_close(out.float(), expected, atol=TOLERANCE[dtype] * 4, rtol=TOLERANCE[dtype])
+
+    strided = x.transpose(2, 3).contiguous().transpose(2, 3)
+    again = torch.full_like(out, float("nan"))
+    kernels.stn_sample(DTYPES[dtype], pointer(strided), int64s(*strided.stride()), pointer(theta), pointer(again), 0, settings)
+    assert torch.equal(again, out)
+
+    if c % (16 // dtype.itemsize) == 0:
+        last = x.contiguous(memory_format=torch.channels_last)
+        again = torch.full_like(out, float("nan")).contiguous(memory_format=torch.channels_last)
+        kernels.stn_sample(DTYPES[dtype], pointer(last), int64s(*last.stride()), pointer(theta), pointer(again), 1, settings)
+        torch.testing.assert_close(again.float(), out.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("border", [False, True], ids=["zeros", "border"])
+@pytest.mark.parametrize(("align_corners", "upsample"), [(False, 1), (True, 1), (False, 2)])
+def test_stn_sample_backward(kernels: ctypes.CDLL, shape: tuple, border: bool, align_corners: bool, upsample: int) -> None:
+    n, c, h, w, size = shape
+    rng = np.random.default_rng(n + c + h)
+    x = torch.from_numpy(rng.standard_normal((n, c, h, w)).astype(np.float32)).requires_grad_()
+    theta = thetas(n, rng).requires_grad_()
+    grad = torch.from_numpy(rng.standard_normal((n, c, *size)).astype(np.float32))
+    # In float64: the reference's own rounding would otherwise move samples across pixel borders, where the slope jumps.
+    x64, theta64 = x.detach().double().requires_grad_(), theta.detach().double().requires_grad_()
+    expected = torch.autograd.grad(reference(x64, theta64, size, align_corners, border, upsample), (x64, theta64), grad.double())
+    settings = int64s(n, c, h, w, *size, upsample, align_corners, border)
+    kernels.stn_partials.argtypes = [ctypes.c_void_p]
+    partials = torch.full((kernels.stn_partials(settings),), float("nan"))
+    strided = grad.transpose(1, 3).contiguous().transpose(1, 3)
+    results = []
+    for each in (grad, strided):
+        grad_x, grad_theta = torch.full_like(x, float("nan")), torch.full_like(theta, float("nan"))
+        kernels.stn_sample_backward(
+            0, pointer(each), int64s(*each.stride()), pointer(x), int64s(*x.stride()), pointer(theta), pointer(partials),
+            pointer(grad_x), pointer(grad_theta), settings,
+        )  # fmt: skip
+        results.append((grad_x, grad_theta))
+    torch.testing.assert_close(results[0][0].double(), expected[0], atol=1e-4, rtol=1e-4)
+    scale = float(expected[1].abs().max()) + 1
+    torch.testing.assert_close(results[0][1].double() / scale, expected[1] / scale, atol=2e-4, rtol=1e-3)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+def test_far_and_non_finite_positions_read_nothing(kernels: ctypes.CDLL) -> None:
+    x, out = torch.ones(3, 1, 4, 4), torch.full((3, 1, 4, 4), 7.0)
+    theta = torch.tensor([[[1e30, 0, 1e30], [0, 1, 0]], [[float("nan"), 0, 0], [0, 1, 0]], [[1, 0, float("inf")], [0, 1, 0]]])
+    kernels.stn_sample(0, pointer(x), int64s(*x.stride()), pointer(theta), pointer(out), 0, int64s(3, 1, 4, 4, 4, 4, 1, 0, 0))
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_half_types_convert_as_torch_does(kernels: ctypes.CDLL) -> None:
+    every = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
+    for dtype, widen in ((torch.float16, kernels.half_to_float), (torch.bfloat16, kernels.bfloat16_to_float)):
+        ours = torch.tensor([widen(bits) for bits in range(65536)])
+        torch.testing.assert_close(ours, every.view(dtype).float(), atol=0, rtol=0, equal_nan=True)
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, 50_000, np.uint64).astype(np.uint32)
+    edges = np.array([0, -0.0, 65504, 65519.99, 65520, 6e-8, 2.98e-8, 2.99e-8, 1e-4], np.float32)
+    values = torch.from_numpy(np.concatenate([bits.view(np.float32), edges]))
+    for dtype, narrow in ((torch.float16, kernels.float_to_half), (torch.bfloat16, kernels.float_to_bfloat16)):
+        ours = torch.tensor([narrow(value) for value in values.tolist()], dtype=torch.int32).to(torch.uint16).view(dtype)
+        torch.testing.assert_close(ours, values.to(dtype), atol=0, rtol=0, equal_nan=True)
