@@ -1,4 +1,4 @@
-// Scalar types and the qualifiers with which host and device share one source of arithmetic.
+// Scalar types, strides, and the qualifiers with which host and device share one source of arithmetic.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,6 +14,11 @@
 namespace fhrt {
 
 enum class DType : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+// Of a batch [n, c, h, w], in elements.
+struct Strides {
+  int64_t n, c, h, w;
+};
 
 // Storage only: arithmetic is done in float.
 struct Half {

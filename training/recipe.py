@@ -53,7 +53,7 @@ class Recipe(Strict):
     localise_steps: int = 0  # first train only the localisation on the true theta
     ema: float = Field(0.999, ge=0, lt=1)
     clip: Positive = 1.0
-    bf16: bool = False  # autocast of the networks; theta, losses and weights stay in float32
+    bf16: bool = False  # autocast of the picture branch; the localisation stays in float32
     validate_every: int = Field(500, ge=1)
     seed: int = 0
 

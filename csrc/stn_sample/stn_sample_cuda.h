@@ -6,11 +6,6 @@
 
 namespace fhrt {
 
-// In elements.
-struct Strides {
-  int64_t n, c, h, w;
-};
-
 // T is float, Half or BFloat16. x [batch, channels, in_h, in_w] of any strides; theta [batch, 2, 3] contiguous float32; out
 // [batch, channels, out_h, out_w], contiguous, or channels-last where stn_sample_packs allows it.
 template <typename T>

@@ -27,10 +27,9 @@ def similarity_theta(parameters: Tensor) -> Tensor:
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Theta [N, 2, 3] of ``p ↦ outer(inner(p))``."""
-    # Products and sums rather than a matrix product, which autocast would round to bf16.
-    linear, shift = outer[:, :, :2], outer[:, :, 2:]
-    product = (linear[:, :, :, None] * inner[:, None]).sum(2)
-    return torch.cat([product[:, :, :2], product[:, :, 2:] + shift], 2)
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
+    return torch.cat([linear, shift], 2)
 
 
 class UpsampleConv2d(nn.Module):

@@ -92,7 +92,6 @@ class Localisation(nn.Module):
         self.fc2 = nn.Linear(4 * width, 4)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
-        # Added last and in float32: under bf16 autocast a scale near 1 would otherwise move in steps of 1/256.
         self.register_buffer("identity", torch.tensor([0.0, 1.0, 0.0, 0.0]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-// The CUDA kernels' own sources, compiled for the host shim, behind C functions that the tests call.
-#define FHRT_HOST_SHIM
-#include "../../csrc/stn_sample/stn_sample.cu"
+// The CUDA ops behind C functions that the tests call; compiled together with csrc's .cu files for the host shim.
+#include "../../csrc/pixel_shuffle/pixel_shuffle_cuda.h"
+#include "../../csrc/stn_sample/stn_sample_cuda.h"
+#include "../../csrc/to_image/to_image_cuda.h"
 
 using namespace fhrt;
 
@@ -27,9 +28,47 @@ void backward(const void* grad, const int64_t* gs, const void* x, const int64_t*
                                  nullptr);
 }
 
+// Batch, output channels, h, w, factor.
+PixelShuffle shuffle_settings(const int64_t* s, const float* bias, float negative_slope) {
+  return PixelShuffle{s[0], s[1], s[2], s[3], static_cast<int>(s[4]), bias, negative_slope};
+}
+
+template <typename T>
+void shuffle_forward(const void* x, const int64_t* xs, void* out, const PixelShuffle& p) {
+  pixel_shuffle_cuda(static_cast<const T*>(x), strides(xs), static_cast<T*>(out), p, nullptr);
+}
+
+template <typename T>
+void shuffle_back(const void* grad, const int64_t* gs, const void* x, const int64_t* xs, void* grad_x, const PixelShuffle& p) {
+  pixel_shuffle_backward_cuda(static_cast<const T*>(grad), strides(gs), static_cast<const T*>(x), strides(xs), static_cast<T*>(grad_x), p,
+                              nullptr);
+}
+
+template <typename T>
+void image(const void* x, const int64_t* xs, uint8_t* out, const ToImage& p) {
+  to_image_cuda(static_cast<const T*>(x), strides(xs), out, p, nullptr);
+}
+
 }  // namespace
 
 extern "C" {
+
+void pixel_shuffle(int dtype, const void* x, const int64_t* xs, void* out, const float* bias, float slope, const int64_t* s) {
+  const auto p = shuffle_settings(s, bias, slope);
+  (dtype == 0 ? shuffle_forward<float> : dtype == 1 ? shuffle_forward<Half> : shuffle_forward<BFloat16>)(x, xs, out, p);
+}
+
+void pixel_shuffle_backward(int dtype, const void* grad, const int64_t* gs, const void* x, const int64_t* xs, void* grad_x, const float* bias,
+                            float slope, const int64_t* s) {
+  const auto p = shuffle_settings(s, bias, slope);
+  (dtype == 0 ? shuffle_back<float> : dtype == 1 ? shuffle_back<Half> : shuffle_back<BFloat16>)(grad, gs, x, xs, grad_x, p);
+}
+
+// Settings: batch, channels, h, w, factor.
+void to_image(int dtype, const void* x, const int64_t* xs, uint8_t* out, float low, float high, const int64_t* s) {
+  const ToImage p{s[0], s[1], s[2], s[3], static_cast<int>(s[4]), low, high};
+  (dtype == 0 ? image<float> : dtype == 1 ? image<Half> : image<BFloat16>)(x, xs, out, p);
+}
 
 void stn_sample(int dtype, const void* x, const int64_t* xs, const float* theta, void* out, int channels_last, const int64_t* s) {
   (dtype == 0 ? sample<float> : dtype == 1 ? sample<Half> : sample<BFloat16>)(x, xs, theta, out, channels_last, s);

@@ -25,7 +25,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
     # Device code reads vectors through pointers of another type, which nvcc allows.
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fno-strict-aliasing", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, f"-I{HERE}", "-o", str(library), str(HERE / "kernels.cpp")], check=True)
+    sources = [HERE / "kernels.cpp", *sorted((HERE.parent.parent / "csrc").glob("*/*.cu"))]
+    command = [compiler, *flags, "-DFHRT_HOST_SHIM", f"-I{HERE}", "-o", library, "-x", "c++", *sources]
+    subprocess.run(list(map(str, command)), check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.stn_partials.restype = ctypes.c_int64
     for name, result, argument in (
@@ -131,6 +133,56 @@ def test_stn_sample_backward(kernels: ctypes.CDLL, shape: tuple, border: bool, a
     scale = float(expected[1].abs().max()) + 1
     torch.testing.assert_close(results[0][1].double() / scale, expected[1] / scale, atol=2e-4, rtol=1e-3)
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+CELLS = [(1, 1, 1, 1, 2), (2, 3, 5, 7, 3), (33, 3, 8, 8, 4), (1, 67, 6, 16, 2), (2, 128, 4, 8, 2), (3, 5, 4, 24, 3), (1, 3, 3, 3, 5), (2, 4, 3, 5, 1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("settings", CELLS, ids=str)
+@pytest.mark.parametrize(("biased", "slope"), [(False, 1.0), (True, 0.2), (True, 0.0)])
+def test_pixel_shuffle(kernels: ctypes.CDLL, dtype: torch.dtype, settings: tuple, biased: bool, slope: float) -> None:
+    n, c, h, w, factor = settings
+    torch.manual_seed(n)
+    x = torch.randn(n, c * factor**2, h, w).to(dtype)
+    bias = torch.randn(c * factor**2) if biased else None
+    wide = x.float() + (0 if bias is None else bias[:, None, None])
+    leaf = wide.clone().requires_grad_()
+    expected = F.pixel_shuffle(F.leaky_relu(leaf, slope), factor)
+    arguments = (None if bias is None else pointer(bias), ctypes.c_float(slope), int64s(*settings))
+    for source in (x, x.contiguous(memory_format=torch.channels_last), torch.cat([x, x], 3)[..., :w]):
+        out = torch.full(expected.shape, float("nan"), dtype=dtype)
+        kernels.pixel_shuffle(DTYPES[dtype], pointer(source), int64s(*source.stride()), pointer(out), *arguments)
+        assert torch.equal(out, expected.detach().to(dtype))
+        grad = torch.randn(expected.shape).to(dtype).contiguous(memory_format=torch.channels_last)
+        (wanted,) = torch.autograd.grad(expected, leaf, grad.float(), retain_graph=True)
+        grad_x = torch.full_like(x, float("nan"))
+        kernels.pixel_shuffle_backward(
+            DTYPES[dtype], pointer(grad), int64s(*grad.stride()), pointer(source), int64s(*source.stride()), pointer(grad_x), *arguments
+        )
+        assert torch.equal(grad_x, wanted.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("settings", [(1, 3, 1, 1, 1), (33, 3, 4, 8, 4), (2, 3, 5, 12, 2), (2, 3, 6, 8, 1), (3, 1, 5, 7, 3), (1, 4, 4, 4, 2)], ids=str)
+def test_to_image(kernels: ctypes.CDLL, dtype: torch.dtype, settings: tuple) -> None:
+    n, c, h, w, factor = settings
+    torch.manual_seed(n)
+    x = (torch.randn(n, c * factor**2, h, w) * 0.8).to(dtype)
+    x[0, 0, 0, 0] = float("inf")
+    planes = F.pixel_shuffle(x.float(), factor)
+    expected = ((planes + 1) * 127.5).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    for source in (x, x.contiguous(memory_format=torch.channels_last), torch.cat([x, x], 3)[..., :w]):
+        out = torch.full(expected.shape, 77, dtype=torch.uint8)
+        bounds = (ctypes.c_float(-1), ctypes.c_float(1))
+        kernels.to_image(DTYPES[dtype], pointer(source), int64s(*source.stride()), pointer(out), *bounds, int64s(*settings))
+        assert torch.equal(out, expected)
+
+
+def test_to_image_of_nan_is_black(kernels: ctypes.CDLL) -> None:
+    x, out = torch.full((1, 3, 4, 4), float("nan")), torch.full((1, 4, 4, 3), 77, dtype=torch.uint8)
+    kernels.to_image(0, pointer(x), int64s(*x.stride()), pointer(out), ctypes.c_float(0), ctypes.c_float(1), int64s(1, 3, 4, 4, 1))
+    assert not out.any()
 
 
 def test_far_and_non_finite_positions_read_nothing(kernels: ctypes.CDLL) -> None:

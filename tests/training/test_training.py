@@ -78,13 +78,6 @@ def test_a_run_can_start_from_the_weights_of_a_smaller_one(archive: Path, tmp_pa
         large.start_from(tmp_path / "other.safetensors")
 
 
-def test_autocast_leaves_theta_in_float32(archive: Path, tmp_path: Path) -> None:
-    model = Trainer(recipe(bf16=True), archive, tmp_path).model
-    with torch.autocast("cpu", torch.bfloat16):
-        first, theta = model.localise(torch.rand(2, 3, 16, 16) * 2 - 1)
-    assert first.dtype == theta.dtype == torch.float32
-
-
 def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(), archive, tmp_path)
     lr, hr, theta = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
