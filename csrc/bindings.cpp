@@ -1,7 +1,9 @@
 // The only file that knows Python. Shapes and types are checked by fhrt.ops; what is checked here again keeps memory safe.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include "pixel_shuffle/pixel_shuffle.h"
 #include "ssim/ssim.h"
 #include "stn_sample/stn_sample.h"
+#include "to_image/to_image.h"
 
 namespace py = pybind11;
 
@@ -36,14 +39,29 @@ Array<float> stn_sample(const Array<float>& x, const Array<float>& theta, int64_
   return out;
 }
 
-Array<float> pixel_shuffle(const Array<float>& x, int64_t factor) {
-  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (factor * factor) == 0, "pixel_shuffle: x [N, C·factor², H, W]");
-  const int64_t n = x.shape(0), c = x.shape(1) / (factor * factor), h = x.shape(2), w = x.shape(3);
+Array<float> pixel_shuffle(const Array<float>& x, int factor, const std::optional<Array<float>>& bias, float negative_slope) {
+  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (static_cast<int64_t>(factor) * factor) == 0, "pixel_shuffle: x [N, C·factor², H, W]");
+  require(!bias || (bias->ndim() == 1 && bias->shape(0) == x.shape(1)), "pixel_shuffle: bias must be [C·factor²]");
+  const int64_t n = x.shape(0), c = x.shape(1) / factor / factor, h = x.shape(2), w = x.shape(3);
   Array<float> out({n, c, h * factor, w * factor});
+  const fhrt::PixelShuffle p{n, c, h, w, factor, bias ? bias->data() : nullptr, negative_slope};
   const float* xp = x.data();
   float* op = out.mutable_data();
   py::gil_scoped_release release;
-  fhrt::pixel_shuffle_cpu(xp, op, n, c, h, w, factor);
+  fhrt::pixel_shuffle_cpu(xp, op, p);
+  return out;
+}
+
+py::array_t<uint8_t> to_image(const Array<float>& x, int factor, float low, float high) {
+  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (static_cast<int64_t>(factor) * factor) == 0, "to_image: x [N, C·factor², H, W]");
+  const int64_t n = x.shape(0), c = x.shape(1) / factor / factor, h = x.shape(2), w = x.shape(3);
+  require(c >= 1 && c <= fhrt::kMaxImageChannels && low < high, "to_image: 1 to 4 channels, low < high");
+  py::array_t<uint8_t> out({n, h * factor, w * factor, c});
+  const fhrt::ToImage p{n, c, h, w, factor, low, high};
+  const float* xp = x.data();
+  uint8_t* op = out.mutable_data();
+  py::gil_scoped_release release;
+  fhrt::to_image_cpu(xp, op, p);
   return out;
 }
 
@@ -93,6 +111,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native operations of fhrt; call them through fhrt.ops.";
   m.def("stn_sample", &stn_sample);
   m.def("pixel_shuffle", &pixel_shuffle);
+  m.def("to_image", &to_image);
   m.def("ssim", &ssim<float>);
   m.def("ssim_double", &ssim<double>);
   m.def("face_crop", &face_crop);

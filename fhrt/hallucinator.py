@@ -14,7 +14,7 @@ from fhrt.errors import BadInputError
 from fhrt.faces.align import CROP_MARGIN, crop_transform, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, as_boxes, as_frame, swap_channels
-from fhrt.ops import face_crop
+from fhrt.ops import face_crop, to_image
 from fhrt.results import Face, Result
 
 
@@ -110,6 +110,5 @@ class Hallucinator:
 
     def _pictures(self, tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
-        values = np.rint((tensor + np.float32(1)) * np.float32(127.5)).clip(0, 255).astype(np.uint8)
-        channels = values if self.color == "rgb" else values[:, ::-1]
-        return np.ascontiguousarray(channels.transpose(0, 2, 3, 1))
+        pictures = to_image(tensor)
+        return pictures if self.color == "rgb" else swap_channels(pictures)

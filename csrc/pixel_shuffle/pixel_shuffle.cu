@@ -58,7 +58,7 @@ __global__ void shuffle_backward(const T* __restrict__ grad, Strides gs, const T
   const int64_t b = channel % p.factor, a = channel / p.factor % p.factor, c = channel / p.factor / p.factor;
   float value = to_float(x[n * xs.n + channel * xs.c + i * xs.h + j * xs.w]);
   if (p.bias) value += p.bias[channel];
-  const float slope = value < 0 ? p.negative_slope : 1.0f;
+  const float slope = value > 0 ? 1.0f : p.negative_slope;
   const float g = to_float(grad[n * gs.n + c * gs.c + (i * p.factor + a) * gs.h + (j * p.factor + b) * gs.w]);
   grad_x[item] = from_float<T>(g * slope);
 }

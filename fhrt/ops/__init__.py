@@ -5,5 +5,6 @@ from fhrt.ops.pixel_shuffle import pixel_shuffle
 from fhrt.ops.ssim import ssim
 from fhrt.ops.stn_sample import stn_sample
 from fhrt.ops.threads import get_num_threads, set_num_threads
+from fhrt.ops.to_image import to_image
 
-__all__ = ["face_crop", "get_num_threads", "pixel_shuffle", "set_num_threads", "ssim", "stn_sample"]
+__all__ = ["face_crop", "get_num_threads", "pixel_shuffle", "set_num_threads", "ssim", "stn_sample", "to_image"]

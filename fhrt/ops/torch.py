@@ -61,7 +61,7 @@ stn_sample.register_autograd(_stn_backward, setup_context=_stn_context)
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
     if not _native(x):
         return F.pixel_shuffle(x, factor).clone()
-    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor))
+    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor, None, 1.0))
 
 
 @pixel_shuffle.register_fake
@@ -78,6 +78,59 @@ def _shuffle_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 pixel_shuffle.register_autograd(_shuffle_backward, setup_context=_shuffle_context)
+
+
+def pixel_shuffle_fused_twin(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    """The same in plain torch: add, LeakyReLU, shuffle."""
+    x = x if bias is None else x + bias[:, None, None]
+    return F.pixel_shuffle(F.leaky_relu(x, negative_slope), factor)
+
+
+@torch.library.custom_op("fhrt::pixel_shuffle_fused", mutates_args=())
+def pixel_shuffle_fused(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    if not _native(x, *([] if bias is None else [bias])):
+        return pixel_shuffle_fused_twin(x, factor, bias, negative_slope).clone()
+    offsets = None if bias is None else bias.detach().contiguous().numpy()
+    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor, offsets, negative_slope))
+
+
+@pixel_shuffle_fused.register_fake
+def _(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    return x.new_empty((x.shape[0], x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor))
+
+
+def _fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.factor, bias, ctx.negative_slope = inputs
+    ctx.save_for_backward(x, bias)
+
+
+def _fused_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    x, bias = ctx.saved_tensors
+    before = x if bias is None else x + bias[:, None, None]
+    to_x = F.pixel_unshuffle(gradient, ctx.factor) * torch.where(before > 0, 1.0, ctx.negative_slope).to(gradient.dtype)
+    return to_x, None, None if bias is None else to_x.sum((0, 2, 3)), None
+
+
+pixel_shuffle_fused.register_autograd(_fused_backward, setup_context=_fused_context)
+
+
+def to_image_twin(x: Tensor, factor: int, low: float, high: float) -> Tensor:
+    """The same in plain torch."""
+    levels = ((F.pixel_shuffle(x, factor).float() - low) * (255.0 / (high - low))).nan_to_num(0.0, 255.0, 0.0)
+    return levels.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@torch.library.custom_op("fhrt::to_image", mutates_args=())
+def to_image(x: Tensor, factor: int, low: float, high: float) -> Tensor:
+    if not _native(x):
+        return to_image_twin(x, factor, low, high)
+    return torch.from_numpy(_C.to_image(x.detach().contiguous().numpy(), factor, low, high))
+
+
+@to_image.register_fake
+def _(x: Tensor, factor: int, low: float, high: float) -> Tensor:
+    shape = (x.shape[0], x.shape[2] * factor, x.shape[3] * factor, x.shape[1] // factor**2)
+    return x.new_empty(shape, dtype=torch.uint8)
 
 
 @lru_cache(maxsize=32)

@@ -135,7 +135,16 @@ def test_stn_sample_backward(kernels: ctypes.CDLL, shape: tuple, border: bool, a
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
-CELLS = [(1, 1, 1, 1, 2), (2, 3, 5, 7, 3), (33, 3, 8, 8, 4), (1, 67, 6, 16, 2), (2, 128, 4, 8, 2), (3, 5, 4, 24, 3), (1, 3, 3, 3, 5), (2, 4, 3, 5, 1)]
+CELLS = [
+    (1, 1, 1, 1, 2),
+    (2, 3, 5, 7, 3),
+    (33, 3, 8, 8, 4),
+    (1, 67, 6, 16, 2),
+    (2, 128, 4, 8, 2),
+    (3, 5, 4, 24, 3),
+    (1, 3, 3, 3, 5),
+    (2, 4, 3, 5, 1),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -164,7 +173,9 @@ def test_pixel_shuffle(kernels: ctypes.CDLL, dtype: torch.dtype, settings: tuple
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("settings", [(1, 3, 1, 1, 1), (33, 3, 4, 8, 4), (2, 3, 5, 12, 2), (2, 3, 6, 8, 1), (3, 1, 5, 7, 3), (1, 4, 4, 4, 2)], ids=str)
+@pytest.mark.parametrize(
+    "settings", [(1, 3, 1, 1, 1), (33, 3, 4, 8, 4), (2, 3, 5, 12, 2), (2, 3, 6, 8, 1), (3, 1, 5, 7, 3), (1, 4, 4, 4, 2)], ids=str
+)
 def test_to_image(kernels: ctypes.CDLL, dtype: torch.dtype, settings: tuple) -> None:
     n, c, h, w, factor = settings
     torch.manual_seed(n)

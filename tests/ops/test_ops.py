@@ -45,6 +45,46 @@ def test_pixel_shuffle_is_torchs() -> None:
     np.testing.assert_array_equal(ops.pixel_shuffle(x[::2, :, ::-1], 3), ops.pixel_shuffle(np.ascontiguousarray(x[::2, :, ::-1]), 3))
 
 
+@pytest.mark.parametrize(("factor", "slope"), [(2, None), (2, 0.2), (3, 0.0), (1, 1.0)])
+def test_pixel_shuffle_with_bias_and_activation(factor: int, slope: float | None) -> None:
+    x = RNG.standard_normal((2, 5 * factor**2, 3, 4)).astype(np.float32)
+    bias = RNG.standard_normal(5 * factor**2).astype(np.float32)
+    tensors = [torch.from_numpy(array).requires_grad_() for array in (x, bias)]
+    theirs = F.pixel_shuffle(F.leaky_relu(tensors[0] + tensors[1][:, None, None], 1.0 if slope is None else slope), factor)
+    ours = ops.pixel_shuffle(x, factor, bias=bias, negative_slope=slope)
+    np.testing.assert_array_equal(ours, theirs.detach().numpy())
+    as_torch = ops.pixel_shuffle(tensors[0], factor, bias=tensors[1], negative_slope=slope)
+    np.testing.assert_array_equal(as_torch.detach().numpy(), ours)
+    gradient = torch.randn_like(theirs)
+    for mine, wanted in zip(*(torch.autograd.grad(out, tensors, gradient) for out in (as_torch, theirs)), strict=True):
+        torch.testing.assert_close(mine, wanted)
+    half = ops.pixel_shuffle(tensors[0].detach().half(), factor, bias=tensors[1].detach().half(), negative_slope=slope)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), theirs.detach(), atol=1e-2, rtol=1e-2)
+    fused = torch.ops.fhrt.pixel_shuffle_fused
+    torch.library.opcheck(fused, (tensors[0], factor, tensors[1], 1.0 if slope is None else slope))
+
+
+@pytest.mark.parametrize(("channels", "factor"), [(3, 1), (3, 4), (1, 2), (4, 3)])
+def test_to_image(channels: int, factor: int) -> None:
+    x = RNG.normal(0, 0.8, (2, channels * factor**2, 5, 3)).astype(np.float32)
+    x[0, 0, 0] = [np.nan, np.inf, -np.inf]
+    planes = F.pixel_shuffle(torch.from_numpy(x), factor).numpy()
+    expected = (
+        np.rint((np.nan_to_num(planes, nan=-1, posinf=1, neginf=-1) + np.float32(1)) * np.float32(127.5))
+        .clip(0, 255)
+        .astype(np.uint8)
+        .transpose(0, 2, 3, 1)
+    )
+    np.testing.assert_array_equal(ops.to_image(x, factor), expected)
+    np.testing.assert_array_equal(ops.to_image(torch.from_numpy(x), factor).numpy(), expected)
+    np.testing.assert_array_equal(ops.to_image(torch.from_numpy(x).double(), factor).numpy(), expected)
+    np.testing.assert_array_equal(
+        ops.to_image(x[:, ::-1] * 5 + 2, factor, low=-3, high=7), ops.to_image(np.ascontiguousarray(x[:, ::-1]), factor)
+    )
+    torch.library.opcheck(torch_ops.to_image, (torch.from_numpy(x), factor, -1.0, 1.0))
+
+
 @pytest.mark.parametrize("size", [(11, 11), (37, 52)])
 def test_ssim_is_scikit_images(size: tuple[int, int]) -> None:
     a = RNG.uniform(0, 255, (2, 3, *size))
@@ -133,6 +173,12 @@ def test_bad_input() -> None:
         lambda: ops.stn_sample(x, theta, padding="wrap"),  # type: ignore[arg-type]
         lambda: ops.stn_sample(x, theta, (0, 4)),
         lambda: ops.pixel_shuffle(x, 2),
+        lambda: ops.pixel_shuffle(np.zeros((1, 4, 2, 2), np.float32), 2, bias=np.zeros(3, np.float32)),
+        lambda: ops.pixel_shuffle(np.zeros((1, 4, 2, 2), np.float32), 2, negative_slope=-0.1),
+        lambda: ops.to_image(np.zeros((1, 5, 2, 2), np.float32)),
+        lambda: ops.to_image(x, 2),
+        lambda: ops.to_image(x, low=1, high=1),
+        lambda: ops.to_image(x.astype(np.float64)),
         lambda: ops.ssim(x, x),
         lambda: ops.ssim(x, x[:1]),
         lambda: ops.face_crop(x[0], theta, (4, 4), 0, 1),  # type: ignore[arg-type]
