@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../parallel.h"
+#include "ssim_math.h"
 
 namespace fhrt {
 
@@ -41,10 +42,10 @@ void ssim_cpu(const T* a, const T* b, double* map, double* mean, const Ssim& p) 
             const double* column = columns.data() + m * stride + j;
             for (int64_t k = 0; k < p.window; ++k) moment[m] += p.weights[k] * column[k];
           }
-          const double aa = moment[2] - moment[0] * moment[0], bb = moment[3] - moment[1] * moment[1];
-          const double ab = moment[4] - moment[0] * moment[1];
-          const double value = (2 * moment[0] * moment[1] + p.c1) * (2 * ab + p.c2) /
-                               ((moment[0] * moment[0] + moment[1] * moment[1] + p.c1) * (aa + bb + p.c2));
+          const double value = ssim_value(
+              SsimMoments<double>{moment[0], moment[1], moment[2] - moment[0] * moment[0], moment[3] - moment[1] * moment[1],
+                                  moment[4] - moment[0] * moment[1]},
+              p.c1, p.c2);
           total += value;
           if (map) map[(plane * out_h + i) * out_w + j] = value;
         }

@@ -17,6 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __restrict__ __restrict
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __shared__ static  // one block runs at a time, so one copy serves
 

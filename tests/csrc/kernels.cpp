@@ -1,5 +1,6 @@
 // The CUDA ops behind C functions that the tests call; compiled together with csrc's .cu files for the host shim.
 #include "../../csrc/pixel_shuffle/pixel_shuffle_cuda.h"
+#include "../../csrc/ssim/ssim_cuda.h"
 #include "../../csrc/stn_sample/stn_sample_cuda.h"
 #include "../../csrc/to_image/to_image_cuda.h"
 
@@ -49,9 +50,35 @@ void image(const void* x, const int64_t* xs, uint8_t* out, const ToImage& p) {
   to_image_cuda(static_cast<const T*>(x), strides(xs), out, p, nullptr);
 }
 
+// Batch, channels, h, w, window, same.
+SsimCuda ssim_settings(const int64_t* s, const float* weights, float c1, float c2) {
+  SsimCuda p{s[0], s[1], s[2], s[3], static_cast<int>(s[4]), {}, s[5] != 0, c1, c2};
+  for (int k = 0; k < p.window; ++k) p.weights[k] = weights[k];
+  return p;
+}
+
+template <typename T>
+void ssim_both(const void* a, const int64_t* as, const void* b, const int64_t* bs, float* map, float* mean, float* partials, const float* upstream,
+               int upstream_is_map, void* grad_a, const SsimCuda& p) {
+  ssim_cuda(static_cast<const T*>(a), strides(as), static_cast<const T*>(b), strides(bs), map, mean, partials, p, nullptr);
+  ssim_backward_cuda(static_cast<const T*>(a), strides(as), static_cast<const T*>(b), strides(bs), upstream, upstream_is_map != 0,
+                     static_cast<T*>(grad_a), p, nullptr);
+}
+
 }  // namespace
 
 extern "C" {
+
+int64_t ssim_scratch(const int64_t* s) {
+  const float none[kMaxSsimWindow] = {};
+  return ssim_partials(ssim_settings(s, none, 0, 0));
+}
+
+void ssim(int dtype, const void* a, const int64_t* as, const void* b, const int64_t* bs, float* map, float* mean, float* partials,
+          const float* upstream, int upstream_is_map, void* grad_a, const float* weights, float c1, float c2, const int64_t* s) {
+  (dtype == 0 ? ssim_both<float> : dtype == 1 ? ssim_both<Half> : ssim_both<BFloat16>)(a, as, b, bs, map, mean, partials, upstream, upstream_is_map,
+                                                                                      grad_a, ssim_settings(s, weights, c1, c2));
+}
 
 void pixel_shuffle(int dtype, const void* x, const int64_t* xs, void* out, const float* bias, float slope, const int64_t* s) {
   const auto p = shuffle_settings(s, bias, slope);

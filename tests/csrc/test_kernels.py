@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fhrt.ops.ssim import gaussian_window
+from fhrt.ops.torch import ssim_map
+
 HERE = Path(__file__).parent
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -194,6 +197,43 @@ def test_to_image_of_nan_is_black(kernels: ctypes.CDLL) -> None:
     x, out = torch.full((1, 3, 4, 4), float("nan")), torch.full((1, 4, 4, 3), 77, dtype=torch.uint8)
     kernels.to_image(0, pointer(x), int64s(*x.stride()), pointer(out), ctypes.c_float(0), ctypes.c_float(1), int64s(1, 3, 4, 4, 1))
     assert not out.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 11, 11), (2, 3, 16, 37), (33, 1, 12, 11), (1, 67, 13, 20), (1, 2, 50, 33)], ids=str)
+@pytest.mark.parametrize(("window", "same", "upstream_is_map"), [(11, False, False), (11, True, True), (7, True, False), (3, False, True)])
+def test_ssim(kernels: ctypes.CDLL, dtype: torch.dtype, shape: tuple, window: int, same: bool, upstream_is_map: bool) -> None:
+    torch.manual_seed(shape[2])
+    smooth = F.interpolate(torch.rand(*shape[:2], 4, 4), shape[2:], mode="bicubic") * 255
+    a = smooth.clamp(0, 255).to(dtype)
+    b = (smooth + torch.randn(shape) * 20).clamp(0, 255).to(dtype)
+    weights = gaussian_window(window, 1.5)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    a64, b64 = a.double().requires_grad_(), b.double()
+    expected = ssim_map(a64, b64, weights, same, c1, c2)
+    planes, size = shape[0] * shape[1], expected.shape[2:]
+    upstream = torch.randn(expected.shape if upstream_is_map else (*shape[:2], 1, 1))
+    seed = upstream if upstream_is_map else upstream.expand(expected.shape) / (size[0] * size[1])
+    (gradient,) = torch.autograd.grad(expected, a64, seed.double())
+    settings = int64s(*shape, window, same)
+    kernels.ssim_scratch.restype = ctypes.c_int64
+    arrays = [torch.full((count,), float("nan")) for count in (expected.numel(), planes, kernels.ssim_scratch(settings))]
+    floats = torch.from_numpy(weights.astype(np.float32))
+    results = []
+    for each in (a, a.transpose(2, 3).contiguous().transpose(2, 3)):
+        grad_a = torch.full(shape, float("nan"), dtype=dtype)
+        kernels.ssim(
+            DTYPES[dtype], pointer(each), int64s(*each.stride()), pointer(b), int64s(*b.stride()), *map(pointer, arrays), pointer(upstream),
+            int(upstream_is_map), pointer(grad_a), pointer(floats), ctypes.c_float(c1), ctypes.c_float(c2), settings,
+        )  # fmt: skip
+        results.append((arrays[0].clone(), arrays[1].clone(), grad_a))
+    # float32 moments: a flat, bright window in a tile of strong contrast keeps an error; in the mean it drowns.
+    torch.testing.assert_close(results[0][0].view(expected.shape).double(), expected.detach(), atol=5e-4, rtol=0)
+    means = expected.detach().mean((2, 3)).flatten()
+    torch.testing.assert_close(results[0][1].double(), means, atol=5e-6, rtol=0)
+    scale = float(gradient.abs().max())
+    torch.testing.assert_close(results[0][2].double() / scale, gradient / scale, atol=TOLERANCE[dtype] * 5, rtol=TOLERANCE[dtype])
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
 
 
 def test_far_and_non_finite_positions_read_nothing(kernels: ctypes.CDLL) -> None:
