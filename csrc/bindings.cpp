@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -87,7 +88,7 @@ py::array_t<double> ssim(const Array<T>& a, const Array<T>& b, const Array<doubl
 
 Array<float> face_crop(const py::array_t<uint8_t>& frame, const Array<float>& transforms, int64_t out_h, int64_t out_w,
                        const Array<float>& mean, const Array<float>& std) {
-  require(frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= 4, "face_crop: frame [H, W, 1 to 4] uint8");
+  require(frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= fhrt::kMaxFrameChannels, "face_crop: frame [H, W, 1 to 4] uint8");
   // NumPy gives an axis of length 1 any stride.
   require((frame.shape(2) == 1 || frame.strides(2) == 1) && frame.strides(1) == frame.shape(2) && frame.strides(0) >= frame.strides(1) * frame.shape(1),
           "face_crop: the pixels of a row must lie together");
@@ -95,8 +96,9 @@ Array<float> face_crop(const py::array_t<uint8_t>& frame, const Array<float>& tr
   require(mean.size() == frame.shape(2) && std.size() == frame.shape(2), "face_crop: one mean and std per channel");
   require(frame.shape(0) > 0 && frame.shape(1) > 0 && out_h > 0 && out_w > 0, "face_crop: empty picture");
   Array<float> out({static_cast<int64_t>(transforms.shape(0)), static_cast<int64_t>(frame.shape(2)), out_h, out_w});
-  const fhrt::FaceCrop p{transforms.shape(0), frame.shape(0), frame.shape(1), frame.shape(2), frame.strides(0),
-                         out_h,               out_w,          mean.data(),    std.data()};
+  fhrt::FaceCrop p{transforms.shape(0), frame.shape(0), frame.shape(1), frame.shape(2), frame.strides(0), out_h, out_w, {}, {}};
+  std::copy_n(mean.data(), mean.size(), p.mean);
+  std::copy_n(std.data(), std.size(), p.std);
   const uint8_t* fp = frame.data();
   const float* tp = transforms.data();
   float* op = out.mutable_data();

@@ -4,11 +4,12 @@
 
 namespace fhrt {
 
+constexpr int kMaxFrameChannels = 4;
+
 struct FaceCrop {
   int64_t count, frame_h, frame_w, channels, row_bytes;  // channels 1 to 4, interleaved
   int64_t out_h, out_w;
-  const float* mean;  // [channels], grey levels
-  const float* std;   // [channels]
+  float mean[kMaxFrameChannels], std[kMaxFrameChannels];  // grey levels
 };
 
 // frame: uint8 rows of `row_bytes`; transforms [count, 2, 3] contiguous float32, crop pixel to frame pixel, pixel centres at integers;

@@ -1,4 +1,5 @@
 // The CUDA ops behind C functions that the tests call; compiled together with csrc's .cu files for the host shim.
+#include "../../csrc/face_crop/face_crop_cuda.h"
 #include "../../csrc/pixel_shuffle/pixel_shuffle_cuda.h"
 #include "../../csrc/ssim/ssim_cuda.h"
 #include "../../csrc/stn_sample/stn_sample_cuda.h"
@@ -68,6 +69,15 @@ void ssim_both(const void* a, const int64_t* as, const void* b, const int64_t* b
 }  // namespace
 
 extern "C" {
+
+// Settings: count, frame_h, frame_w, channels, row_bytes, out_h, out_w. Every channel has the same mean and std.
+void face_crop(const uint8_t* frame, const float* transforms, void* out, int dtype, float mean, float std, const int64_t* s) {
+  FaceCrop p{s[0], s[1], s[2], s[3], s[4], s[5], s[6], {}, {}};
+  for (int c = 0; c < kMaxFrameChannels; ++c) p.mean[c] = mean, p.std[c] = std;
+  if (dtype == 0) face_crop_cuda(frame, transforms, static_cast<float*>(out), p, nullptr);
+  if (dtype == 1) face_crop_cuda(frame, transforms, static_cast<Half*>(out), p, nullptr);
+  if (dtype == 2) face_crop_cuda(frame, transforms, static_cast<BFloat16*>(out), p, nullptr);
+}
 
 int64_t ssim_scratch(const int64_t* s) {
   const float none[kMaxSsimWindow] = {};

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fhrt import ops
 from fhrt.ops.ssim import gaussian_window
 from fhrt.ops.torch import ssim_map
 
@@ -234,6 +235,29 @@ def test_ssim(kernels: ctypes.CDLL, dtype: torch.dtype, shape: tuple, window: in
     scale = float(gradient.abs().max())
     torch.testing.assert_close(results[0][2].double() / scale, gradient / scale, atol=TOLERANCE[dtype] * 5, rtol=TOLERANCE[dtype])
     assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("count", "channels"), [(1, 3), (33, 3), (2, 1), (3, 4), (0, 3)])
+def test_face_crop(kernels: ctypes.CDLL, dtype: torch.dtype, count: int, channels: int) -> None:
+    rng = np.random.default_rng(count)
+    whole = rng.integers(0, 256, (40, 61, channels), np.uint8)
+    frame = whole[:, :57]  # rows are longer than the picture
+    transforms = rng.normal(0, 1.5, (count, 2, 3)).astype(np.float32)
+    transforms[:, :, 2] = rng.uniform(-20, 70, (count, 2))
+    out = torch.full((count, channels, 7, 9), float("nan"), dtype=dtype)
+    settings = int64s(count, 40, 57, channels, frame.strides[0], 7, 9)
+    arguments = (
+        ctypes.c_void_p(transforms.ctypes.data),
+        pointer(out),
+        DTYPES[dtype],
+        ctypes.c_float(127.5),
+        ctypes.c_float(127.5),
+        settings,
+    )
+    kernels.face_crop(ctypes.c_void_p(frame.ctypes.data), *arguments)
+    expected = torch.from_numpy(ops.face_crop(frame, transforms, (7, 9), 127.5, 127.5))
+    torch.testing.assert_close(out.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_far_and_non_finite_positions_read_nothing(kernels: ctypes.CDLL) -> None:
