@@ -1,4 +1,4 @@
-// The only file that knows Python. Shapes and types are checked by fhrt.ops; what is checked here again keeps memory safe.
+// fhrt._C, the CPU's side: this file and bindings_cuda.cpp alone know Python. Shapes and types are checked by fhrt.ops; what is checked here again keeps memory safe.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bindings_cuda.h"
 #include "face_crop/face_crop.h"
 #include "parallel.h"
 #include "pixel_shuffle/pixel_shuffle.h"
@@ -119,4 +120,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("face_crop", &face_crop);
   m.def("set_num_threads", &fhrt::set_num_threads);
   m.def("get_num_threads", &fhrt::get_num_threads);
+  bind_cuda(m);
 }

@@ -16,9 +16,10 @@ inline void check_cuda(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
+// On the current device; `stream` is a cudaStream_t.
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream, Arguments... arguments) {
-  kernel<<<grid, block, 0, stream>>>(static_cast<Parameters>(arguments)...);
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, Arguments... arguments) {
+  kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   check_cuda(cudaGetLastError(), name);
 }
 

@@ -1,3 +1,4 @@
+#include "../launch.h"
 #include "face_crop_cuda.h"
 #include "face_crop_math.h"
 
@@ -24,14 +25,14 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename T>
-void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, cudaStream_t stream) {
+void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, void* stream) {
   const int64_t items = p.count * p.out_h * p.out_w;
   if (items == 0) return;
   launch("face_crop", face_crop<T>, dim3(blocks_for(items, kThreads)), dim3(kThreads), stream, frame, transforms, out, p);
 }
 
-template void face_crop_cuda<float>(const uint8_t*, const float*, float*, const FaceCrop&, cudaStream_t);
-template void face_crop_cuda<Half>(const uint8_t*, const float*, Half*, const FaceCrop&, cudaStream_t);
-template void face_crop_cuda<BFloat16>(const uint8_t*, const float*, BFloat16*, const FaceCrop&, cudaStream_t);
+template void face_crop_cuda<float>(const uint8_t*, const float*, float*, const FaceCrop&, void*);
+template void face_crop_cuda<Half>(const uint8_t*, const float*, Half*, const FaceCrop&, void*);
+template void face_crop_cuda<BFloat16>(const uint8_t*, const float*, BFloat16*, const FaceCrop&, void*);
 
 }  // namespace fhrt

@@ -1,6 +1,5 @@
-// The device side of face_crop. Pointers are device pointers; nothing is allocated or waited for.
+// The device side of face_crop. Pointers are device pointers, `stream` is a cudaStream_t; nothing is allocated or waited for.
 #pragma once
-#include "../launch.h"
 #include "../numeric.h"
 #include "face_crop.h"
 
@@ -8,6 +7,6 @@ namespace fhrt {
 
 // As face_crop_cpu; out is T: float, Half or BFloat16.
 template <typename T>
-void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, cudaStream_t stream);
+void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, void* stream);
 
 }  // namespace fhrt

@@ -1,3 +1,4 @@
+#include "../launch.h"
 #include "pixel_shuffle_cuda.h"
 
 namespace fhrt {
@@ -74,7 +75,7 @@ bool goes_wide(const T* x, const Strides& xs, const T* out, const PixelShuffle& 
 }  // namespace
 
 template <typename T>
-void pixel_shuffle_cuda(const T* x, const Strides& xs, T* out, const PixelShuffle& p, cudaStream_t stream) {
+void pixel_shuffle_cuda(const T* x, const Strides& xs, T* out, const PixelShuffle& p, void* stream) {
   int64_t items = p.batch * p.channels * p.h * p.factor * p.w;
   if (items == 0) return;
   if (goes_wide(x, xs, out, p)) {
@@ -88,7 +89,7 @@ void pixel_shuffle_cuda(const T* x, const Strides& xs, T* out, const PixelShuffl
 
 template <typename T>
 void pixel_shuffle_backward_cuda(const T* grad, const Strides& gs, const T* x, const Strides& xs, T* grad_x, const PixelShuffle& p,
-                                 cudaStream_t stream) {
+                                 void* stream) {
   const int64_t items = p.batch * p.channels * p.factor * p.factor * p.h * p.w;
   if (items == 0) return;
   launch("pixel_shuffle backward", shuffle_backward<T>, dim3(blocks_for(items, kThreads)), dim3(kThreads), stream, grad, gs, x, xs, grad_x, p,
@@ -96,8 +97,8 @@ void pixel_shuffle_backward_cuda(const T* grad, const Strides& gs, const T* x, c
 }
 
 #define FHRT_PIXEL_SHUFFLE(T)                                                                    \
-  template void pixel_shuffle_cuda<T>(const T*, const Strides&, T*, const PixelShuffle&, cudaStream_t); \
-  template void pixel_shuffle_backward_cuda<T>(const T*, const Strides&, const T*, const Strides&, T*, const PixelShuffle&, cudaStream_t);
+  template void pixel_shuffle_cuda<T>(const T*, const Strides&, T*, const PixelShuffle&, void*); \
+  template void pixel_shuffle_backward_cuda<T>(const T*, const Strides&, const T*, const Strides&, T*, const PixelShuffle&, void*);
 FHRT_PIXEL_SHUFFLE(float)
 FHRT_PIXEL_SHUFFLE(Half)
 FHRT_PIXEL_SHUFFLE(BFloat16)

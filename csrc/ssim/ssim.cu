@@ -1,3 +1,4 @@
+#include "../launch.h"
 #include "ssim_cuda.h"
 #include "ssim_math.h"
 
@@ -221,7 +222,7 @@ int64_t ssim_partials(const SsimCuda& p) { return p.batch * p.channels * tiles(p
 
 template <typename T>
 void ssim_cuda(const T* a, const Strides& as, const T* b, const Strides& bs, float* map, float* mean, float* partials, const SsimCuda& p,
-               cudaStream_t stream) {
+               void* stream) {
   const int64_t planes = p.batch * p.channels, blocks = tiles(p.out_h(), p.out_w());
   if (planes == 0) return;
   launch("ssim", ssim_forward<T>, grid_of(blocks, planes), dim3(kThreads), stream, a, as, b, bs, map, mean ? partials : nullptr, p);
@@ -233,7 +234,7 @@ void ssim_cuda(const T* a, const Strides& as, const T* b, const Strides& bs, flo
 
 template <typename T>
 void ssim_backward_cuda(const T* a, const Strides& as, const T* b, const Strides& bs, const float* upstream, bool upstream_is_map, T* grad_a,
-                        const SsimCuda& p, cudaStream_t stream) {
+                        const SsimCuda& p, void* stream) {
   const int64_t planes = p.batch * p.channels;
   if (planes * p.h * p.w == 0) return;
   launch("ssim backward", ssim_backward<T>, grid_of(tiles(p.h, p.w), planes), dim3(kThreads), stream, a, as, b, bs, upstream, upstream_is_map,
@@ -241,8 +242,8 @@ void ssim_backward_cuda(const T* a, const Strides& as, const T* b, const Strides
 }
 
 #define FHRT_SSIM(T)                                                                                                                      \
-  template void ssim_cuda<T>(const T*, const Strides&, const T*, const Strides&, float*, float*, float*, const SsimCuda&, cudaStream_t);    \
-  template void ssim_backward_cuda<T>(const T*, const Strides&, const T*, const Strides&, const float*, bool, T*, const SsimCuda&, cudaStream_t);
+  template void ssim_cuda<T>(const T*, const Strides&, const T*, const Strides&, float*, float*, float*, const SsimCuda&, void*);    \
+  template void ssim_backward_cuda<T>(const T*, const Strides&, const T*, const Strides&, const float*, bool, T*, const SsimCuda&, void*);
 FHRT_SSIM(float)
 FHRT_SSIM(Half)
 FHRT_SSIM(BFloat16)

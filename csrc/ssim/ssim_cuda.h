@@ -1,6 +1,5 @@
-// The device side of ssim. Pointers are device pointers; nothing is allocated, cleared or waited for.
+// The device side of ssim. Pointers are device pointers, `stream` is a cudaStream_t; nothing is allocated, cleared or waited for.
 #pragma once
-#include "../launch.h"
 #include "../numeric.h"
 
 namespace fhrt {
@@ -25,12 +24,12 @@ int64_t ssim_partials(const SsimCuda& p);
 // mean [batch * channels] float32 with its scratch, or both null.
 template <typename T>
 void ssim_cuda(const T* a, const Strides& as, const T* b, const Strides& bs, float* map, float* mean, float* partials, const SsimCuda& p,
-               cudaStream_t stream);
+               void* stream);
 
 // Gradient to a, [batch, channels, h, w] contiguous; exchange a and b for the gradient to b. `upstream` [batch * channels] float32 is the
 // gradient of each plane's mean, or, with `upstream_is_map`, that of the map. The moments are computed again: the forward pass keeps nothing.
 template <typename T>
 void ssim_backward_cuda(const T* a, const Strides& as, const T* b, const Strides& bs, const float* upstream, bool upstream_is_map, T* grad_a,
-                        const SsimCuda& p, cudaStream_t stream);
+                        const SsimCuda& p, void* stream);
 
 }  // namespace fhrt

@@ -156,7 +156,7 @@ bool packs(const void* x, const Strides& xs, const void* out, const StnSample& p
 
 template <typename T>
 void stn_sample_cuda(const T* x, const Strides& xs, const float* theta, T* out, bool out_channels_last, const StnSample& p,
-                     cudaStream_t stream) {
+                     void* stream) {
   const int64_t plane = p.out_h * p.out_w;
   if (p.batch * p.channels * plane == 0) return;
   if (out_channels_last) {
@@ -174,7 +174,7 @@ bool stn_sample_packs(const T* x, const Strides& xs, const T* out, const StnSamp
 }
 
 template <typename T>
-void stn_sample_backward_x_cuda(const T* grad, const Strides& gs, const float* theta, T* grad_x, const StnSample& p, cudaStream_t stream) {
+void stn_sample_backward_x_cuda(const T* grad, const Strides& gs, const float* theta, T* grad_x, const StnSample& p, void* stream) {
   const int64_t plane = p.in_h * p.in_w;
   if (p.batch * p.channels * plane == 0) return;
   const dim3 grid(blocks_for(plane, kThreads), channel_groups(p.channels), grid_z(p.batch));
@@ -188,7 +188,7 @@ int64_t stn_theta_blocks(const StnSample& p) {
 
 template <typename T>
 void stn_sample_backward_theta_cuda(const T* grad, const Strides& gs, const T* x, const Strides& xs, const float* theta, float* partials,
-                                    float* grad_theta, const StnSample& p, cudaStream_t stream) {
+                                    float* grad_theta, const StnSample& p, void* stream) {
   if (p.batch == 0) return;
   const int64_t blocks = stn_theta_blocks(p);
   launch("stn_sample backward to theta", backward_theta<T>, dim3(static_cast<unsigned>(blocks), 1, grid_z(p.batch)), dim3(kThreads), stream,
@@ -198,11 +198,11 @@ void stn_sample_backward_theta_cuda(const T* grad, const Strides& gs, const T* x
 }
 
 #define FHRT_STN_SAMPLE(T)                                                                                                             \
-  template void stn_sample_cuda<T>(const T*, const Strides&, const float*, T*, bool, const StnSample&, cudaStream_t);                  \
+  template void stn_sample_cuda<T>(const T*, const Strides&, const float*, T*, bool, const StnSample&, void*);                  \
   template bool stn_sample_packs<T>(const T*, const Strides&, const T*, const StnSample&);                                             \
-  template void stn_sample_backward_x_cuda<T>(const T*, const Strides&, const float*, T*, const StnSample&, cudaStream_t);             \
+  template void stn_sample_backward_x_cuda<T>(const T*, const Strides&, const float*, T*, const StnSample&, void*);             \
   template void stn_sample_backward_theta_cuda<T>(const T*, const Strides&, const T*, const Strides&, const float*, float*, float*,    \
-                                                  const StnSample&, cudaStream_t);
+                                                  const StnSample&, void*);
 FHRT_STN_SAMPLE(float)
 FHRT_STN_SAMPLE(Half)
 FHRT_STN_SAMPLE(BFloat16)

@@ -1,3 +1,4 @@
+#include "../launch.h"
 #include "to_image_cuda.h"
 
 namespace fhrt {
@@ -63,7 +64,7 @@ bool goes_wide(const T* x, const Strides& xs, const uint8_t* out, const ToImage&
 }  // namespace
 
 template <typename T>
-void to_image_cuda(const T* x, const Strides& xs, uint8_t* out, const ToImage& p, cudaStream_t stream) {
+void to_image_cuda(const T* x, const Strides& xs, uint8_t* out, const ToImage& p, void* stream) {
   int64_t items = p.batch * p.h * p.factor * p.w;
   if (items == 0 || p.channels == 0) return;
   const float scale = 255.0f / (p.high - p.low);
@@ -76,8 +77,8 @@ void to_image_cuda(const T* x, const Strides& xs, uint8_t* out, const ToImage& p
   launch("to_image", kernel, dim3(blocks_for(items, kThreads)), dim3(kThreads), stream, x, xs, out, p, scale, items);
 }
 
-template void to_image_cuda<float>(const float*, const Strides&, uint8_t*, const ToImage&, cudaStream_t);
-template void to_image_cuda<Half>(const Half*, const Strides&, uint8_t*, const ToImage&, cudaStream_t);
-template void to_image_cuda<BFloat16>(const BFloat16*, const Strides&, uint8_t*, const ToImage&, cudaStream_t);
+template void to_image_cuda<float>(const float*, const Strides&, uint8_t*, const ToImage&, void*);
+template void to_image_cuda<Half>(const Half*, const Strides&, uint8_t*, const ToImage&, void*);
+template void to_image_cuda<BFloat16>(const BFloat16*, const Strides&, uint8_t*, const ToImage&, void*);
 
 }  // namespace fhrt

@@ -25,7 +25,6 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-using cudaStream_t = void*;
 
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
@@ -115,7 +114,7 @@ T __shfl_down_sync(unsigned, T value, unsigned delta) {
 namespace fhrt {
 
 template <typename... Parameters, typename... Arguments>
-void launch(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t, Arguments... arguments) {
+void launch(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, void*, Arguments... arguments) {
   const std::function<void()> body = [&] { kernel(static_cast<Parameters>(arguments)...); };
   shim::body = &body;
   gridDim = grid;
