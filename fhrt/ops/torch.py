@@ -1,11 +1,13 @@
 """The ops as torch operators: `torch.ops.fhrt.*` with fake and autograd, and their twins in plain torch.
 
-A CPU float32 tensor goes through the native module; any other device or dtype through the twin. The backward pass recomputes through
-the twin, so nothing but the inputs is kept. Imported only when a torch tensor comes in.
+A CPU float32 tensor goes through the native module, a CUDA tensor through its kernels where the build has them; anything else through
+the twin. Every backward pass computes again what it needs, so nothing but the inputs is kept. Imported only when a torch tensor comes in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fhrt import _C
+from fhrt.ops import device
+
+
+class TorchArrays:
+    """Torch's tensors as `fhrt.ops.device` sees them."""
+
+    def dtype(self, array: Tensor) -> str:
+        return str(array.dtype).removeprefix("torch.")
+
+    def pointer(self, array: Tensor) -> int:
+        return array.data_ptr()
+
+    def strides(self, array: Tensor) -> Sequence[int]:
+        return array.stride()
+
+    def contiguous(self, array: Tensor) -> Tensor:
+        return array.contiguous()
+
+    def empty(self, shape: Sequence[int], dtype: str, like: Tensor, channels_last: bool = False) -> Tensor:
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty(tuple(shape), dtype=getattr(torch, dtype), device=like.device, memory_format=memory_format)
+
+    def stream(self, like: Tensor) -> int:
+        return int(torch.cuda.current_stream(like.device).cuda_stream)
+
+    def on_device(self, like: Tensor) -> AbstractContextManager[Any]:
+        return torch.cuda.device(like.device)
+
+    def same_device(self, *arrays: Tensor) -> bool:
+        return len({array.device for array in arrays}) == 1
+
+
+ARRAYS = TorchArrays()
+
+
+def _on_device(x: Tensor) -> bool:
+    """Whether the CUDA kernels take this tensor."""
+    return x.is_cuda and hasattr(_C, "cuda") and str(x.dtype).removeprefix("torch.") in device.DTYPES
 
 
 def stn_sample_twin(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
@@ -31,6 +71,8 @@ def _native(*tensors: Tensor) -> bool:
 
 @torch.library.custom_op("fhrt::stn_sample", mutates_args=())
 def stn_sample(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
+    if _on_device(x):
+        return device.stn_sample(ARRAYS, x, theta, h, w, align_corners, padding, upsample)
     if not _native(x, theta):
         return stn_sample_twin(x, theta, h, w, align_corners, padding, upsample)
     source, maps = (tensor.detach().contiguous().numpy() for tensor in (x, theta))
@@ -47,7 +89,22 @@ def _stn_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.settings = inputs[2:]
 
 
+@torch.library.custom_op("fhrt::stn_sample_backward", mutates_args=())
+def stn_sample_backward(
+    gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients to x and theta of a CUDA tensor; elsewhere the twin is differentiated instead."""
+    return device.stn_sample_backward(ARRAYS, gradient, x, theta, align_corners, padding, upsample, (True, True))
+
+
+@stn_sample_backward.register_fake
+def _(gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), theta.new_empty(theta.shape)
+
+
 def _stn_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    if _on_device(gradient):
+        return (*stn_sample_backward(gradient, *ctx.saved_tensors, *ctx.settings[2:]), None, None, None, None, None)
     x, theta = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
     with torch.enable_grad():
         out = stn_sample_twin(x, theta, *ctx.settings)
@@ -59,6 +116,8 @@ stn_sample.register_autograd(_stn_backward, setup_context=_stn_context)
 
 @torch.library.custom_op("fhrt::pixel_shuffle", mutates_args=())
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    if _on_device(x):
+        return device.pixel_shuffle(ARRAYS, x, factor, None, 1.0)
     if not _native(x):
         return F.pixel_shuffle(x, factor).clone()
     return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor, None, 1.0))
@@ -88,6 +147,8 @@ def pixel_shuffle_fused_twin(x: Tensor, factor: int, bias: Tensor | None, negati
 
 @torch.library.custom_op("fhrt::pixel_shuffle_fused", mutates_args=())
 def pixel_shuffle_fused(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    if _on_device(x):
+        return device.pixel_shuffle(ARRAYS, x, factor, None if bias is None else bias.float(), negative_slope)
     if not _native(x, *([] if bias is None else [bias])):
         return pixel_shuffle_fused_twin(x, factor, bias, negative_slope).clone()
     offsets = None if bias is None else bias.detach().contiguous().numpy()
@@ -122,6 +183,8 @@ def to_image_twin(x: Tensor, factor: int, low: float, high: float) -> Tensor:
 
 @torch.library.custom_op("fhrt::to_image", mutates_args=())
 def to_image(x: Tensor, factor: int, low: float, high: float) -> Tensor:
+    if _on_device(x):
+        return device.to_image(ARRAYS, x, factor, low, high)
     if not _native(x):
         return to_image_twin(x, factor, low, high)
     return torch.from_numpy(_C.to_image(x.detach().contiguous().numpy(), factor, low, high))
