@@ -77,34 +77,34 @@ class PositionMixer(nn.Module):
 
 
 class Localisation(nn.Module):
-    """[N, C, 16·stride, 16·stride] → similarity parameters [N, 4]: angle (radians), scale, x and y shift; starts at the identity."""
+    """[N, C, 16, 16] → similarity parameters [N, 4]: angle (radians), scale, x and y shift; starts at the identity."""
 
-    identity: Tensor
-
-    def __init__(self, channels: int, width: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, width: int, stem_stride: int = 1) -> None:
         super().__init__()
         self.convs = nn.Sequential(
-            nn.Conv2d(channels, width, 2 + stride, stride, 1), nn.ReLU(), ResidualBlock(width),
-            nn.Conv2d(width, 2 * width, 4, 2, 1), nn.ReLU(), ResidualBlock(2 * width), ResidualBlock(2 * width),
-            nn.Conv2d(2 * width, 2 * width, 4, 2, 1), nn.ReLU(),
+            nn.Conv2d(channels, width, 3, stem_stride, 1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 2, 1), nn.ReLU(),
         )  # fmt: skip
-        self.fc1 = nn.Linear(2 * width * 16, 4 * width)
-        self.fc2 = nn.Linear(4 * width, 4)
+        self.fc1 = nn.Linear(2 * width * 16, 128)
+        self.fc2 = nn.Linear(128, 4)
         nn.init.zeros_(self.fc2.weight)
-        nn.init.zeros_(self.fc2.bias)
-        self.register_buffer("identity", torch.tensor([0.0, 1.0, 0.0, 0.0]), persistent=False)
+        with torch.no_grad():
+            self.fc2.bias.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(self.convs(x).flatten(1)))) + self.identity
+        return self.fc2(F.relu(self.fc1(self.convs(x).flatten(1))))
 
 
 class Lite(nn.Module):
     """The network. ``forward(lr [N, 3, 16, 16] in [-1, 1])`` → ``ModelOutput(sr [N, 3, 128, 128], theta [N, 2, 3])``."""
 
-    def __init__(self, width: int = 96, blocks: int = 8, detail: int = 48, stem: int = 24, localisation: int = 48) -> None:
+    def __init__(self, width: int = 96, blocks: int = 8, detail: int = 48, stem: int = 24, localisation: int = 32) -> None:
         super().__init__()
         self.coarse = Localisation(3, localisation)
-        self.fine = Localisation(4, localisation, stride=2)
+        self.fine = Localisation(4, localisation, stem_stride=2)
         self.stem = nn.Conv2d(3, stem, 3, padding=1)
         self.head = nn.Conv2d(stem + 4, width, 4, stride=2, padding=1)
         self.position = nn.Parameter(torch.zeros(1, width, 16, 16))
