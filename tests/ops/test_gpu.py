@@ -1,0 +1,118 @@
+"""The kernels on a real device, against their twins in plain torch: dtypes, layouts, side streams and graph capture."""
+
+import os
+
+import pytest
+import torch
+
+from fhrt import _C, ops
+from fhrt.ops import device
+from fhrt.ops import torch as torch_ops
+from fhrt.ops.ssim import gaussian_window
+
+pytestmark = pytest.mark.gpu
+DTYPES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+SHAPES = [(1, 3, 16, 16), (33, 67, 9, 13), (3, 512, 4, 4), (2, 64, 128, 128)]
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    missing = None if torch.cuda.is_available() else "no CUDA device"
+    missing = missing or (None if hasattr(_C, "cuda") else "fhrt was built without CUDA (FHRT_CUDA=1 pip install -e .)")
+    if missing and os.environ.get("FHRT_REQUIRE_GPU") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    torch.manual_seed(0)
+
+
+def thetas(count: int) -> torch.Tensor:
+    return (torch.eye(2, 3).repeat(count, 1, 1) + torch.randn(count, 2, 3) * 0.3).cuda()
+
+
+def close(ours: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(ours.double(), wanted.double(), atol=tolerance * (1 + float(wanted.abs().max())), rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("padding", "upsample"), [("zeros", 1), ("border", 2)])
+def test_stn_sample(dtype: torch.dtype, shape: tuple, memory_format: torch.memory_format, padding: str, upsample: int) -> None:
+    x = torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=memory_format).requires_grad_()
+    theta = thetas(shape[0]).requires_grad_()
+    out = ops.stn_sample(x, theta, (24, 19), padding=padding, upsample=upsample)
+    x64, theta64 = x.detach().double().requires_grad_(), theta.detach().double().requires_grad_()
+    wanted = torch_ops.stn_sample_twin(x64, theta64, 24, 19, False, padding, upsample)
+    close(out, wanted, DTYPES[dtype])
+    gradient = torch.randn_like(out)
+    ours = [torch.autograd.grad(out, (x, theta), gradient, retain_graph=True) for _ in range(2)]
+    for first, second, each in zip(*ours, torch.autograd.grad(wanted, (x64, theta64), gradient.double()), strict=True):
+        assert torch.equal(first, second)  # deterministic
+        close(first, each, 5 * DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "factor"), [((1, 48, 32, 32), 4), ((33, 12, 7, 5), 2), ((2, 9 * 67, 8, 8), 3)], ids=str)
+def test_pixel_shuffle(dtype: torch.dtype, shape: tuple, factor: int) -> None:
+    x, bias = torch.randn(shape, device="cuda").to(dtype), torch.randn(shape[1], device="cuda").to(dtype)
+    assert torch.equal(ops.pixel_shuffle(x, factor), torch.nn.functional.pixel_shuffle(x, factor))
+    wanted = torch_ops.pixel_shuffle_fused_twin(x.double(), factor, bias.double(), 0.2)
+    close(ops.pixel_shuffle(x, factor, bias=bias, negative_slope=0.2), wanted, DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "factor"), [((1, 48, 32, 32), 4), ((33, 3, 128, 128), 1), ((2, 27, 7, 5), 3)], ids=str)
+def test_to_image(dtype: torch.dtype, shape: tuple, factor: int) -> None:
+    x = (torch.randn(shape, device="cuda") * 0.7).to(dtype)
+    assert torch.equal(ops.to_image(x, factor), torch_ops.to_image_twin(x, factor, -1.0, 1.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 11, 11), (2, 3, 128, 128), (1, 3, 1080, 1920)], ids=str)
+@pytest.mark.parametrize("same", [False, True])
+def test_ssim(dtype: torch.dtype, shape: tuple, same: bool) -> None:
+    a = (torch.rand(shape, device="cuda") * 255).to(dtype)
+    b = (a.float() + torch.randn_like(a.float()) * 20).clamp(0, 255).to(dtype)
+    settings = (gaussian_window(11, 1.5), same, 6.5025, 58.5225)
+    a64 = a.double().requires_grad_()
+    wanted = torch_ops.ssim_map(a64, b.double(), *settings).mean((2, 3))
+    torch.testing.assert_close(device.ssim(torch_ops.ARRAYS, a, b, *settings, False).double(), wanted, atol=5e-6, rtol=0)
+    upstream = torch.randn_like(wanted).float()
+    (theirs,) = torch.autograd.grad(wanted, a64, upstream.double())
+    close(
+        device.ssim_backward(torch_ops.ARRAYS, upstream, a, b, *settings, False) / theirs.abs().max(),
+        theirs / theirs.abs().max(),
+        DTYPES[dtype],
+    )
+
+
+def test_face_crop() -> None:
+    frame = torch.randint(0, 256, (1080, 1920, 3), dtype=torch.uint8)
+    transforms = torch.eye(2, 3).repeat(32, 1, 1) * 2.5
+    transforms[:, :, 2] = torch.rand(32, 2) * 1000
+    expected = ops.face_crop(frame.numpy(), transforms.numpy(), (16, 16), 127.5, 127.5)
+    ours = device.face_crop(torch_ops.ARRAYS, frame.cuda(), transforms.cuda(), (16, 16), [127.5] * 3, [127.5] * 3)
+    torch.testing.assert_close(ours.cpu(), torch.from_numpy(expected), atol=2e-3, rtol=0)
+
+
+def test_side_streams_and_graph_capture() -> None:
+    x, theta = torch.randn(4, 12, 32, 32, device="cuda"), thetas(4)
+
+    def work() -> torch.Tensor:
+        return ops.to_image(ops.stn_sample(x, theta), 2)
+
+    expected = work()
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        aside = work()
+    side.synchronize()
+    assert torch.equal(aside, expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    x.mul_(-1)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, work()) and not torch.equal(captured, expected)
