@@ -165,10 +165,23 @@ def _fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, bias)
 
 
+@torch.library.custom_op("fhrt::pixel_shuffle_fused_backward", mutates_args=())
+def pixel_shuffle_fused_backward(gradient: Tensor, x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    """Gradient to x."""
+    if _on_device(gradient):
+        return device.pixel_shuffle_backward(ARRAYS, gradient, x, factor, None if bias is None else bias.float(), negative_slope)
+    before = x if bias is None else x + bias[:, None, None]
+    return F.pixel_unshuffle(gradient, factor) * torch.where(before > 0, 1.0, negative_slope).to(gradient.dtype)
+
+
+@pixel_shuffle_fused_backward.register_fake
+def _(gradient: Tensor, x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    return x.new_empty(x.shape)
+
+
 def _fused_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     x, bias = ctx.saved_tensors
-    before = x if bias is None else x + bias[:, None, None]
-    to_x = F.pixel_unshuffle(gradient, ctx.factor) * torch.where(before > 0, 1.0, ctx.negative_slope).to(gradient.dtype)
+    to_x = pixel_shuffle_fused_backward(gradient, x, ctx.factor, bias, ctx.negative_slope)
     return to_x, None, None if bias is None else to_x.sum((0, 2, 3)), None
 
 

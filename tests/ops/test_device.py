@@ -88,8 +88,12 @@ def test_shuffles_and_pictures(kernels: None, dtype: torch.dtype) -> None:
     x, bias = torch.randn(2, 12, 4, 8).to(dtype).requires_grad_(), torch.randn(12).to(dtype).requires_grad_()
     assert torch.equal(torch_ops.pixel_shuffle(x, 2), F.pixel_shuffle(x, 2))
     out = torch_ops.pixel_shuffle_fused(x, 2, bias, 0.1)
-    wanted = torch_ops.pixel_shuffle_fused_twin(x.double(), 2, bias.double(), 0.1)
+    wanted = torch_ops.pixel_shuffle_fused_twin(x.double(), 2, bias.double(), 0.1)  # gradients flow back through double()
     torch.testing.assert_close(out.double(), wanted, atol=DTYPES[dtype], rtol=DTYPES[dtype])
+    gradient = torch.randn_like(out)
+    ours, theirs = (torch.autograd.grad(each, (x, bias), gradient.to(each.dtype)) for each in (out, wanted))
+    for mine, each in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), each.double(), atol=DTYPES[dtype] * 20, rtol=DTYPES[dtype])
     expected = torch_ops.to_image_twin(x.detach(), 2, -1.0, 1.0)
     assert torch.equal(torch_ops.to_image(x.detach(), 2, -1.0, 1.0), expected)
 
