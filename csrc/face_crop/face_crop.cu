@@ -8,18 +8,17 @@ namespace {
 constexpr int kThreads = 128;  // small blocks: a batch of 16 x 16 crops then spreads over more of the device
 
 // A thread is one pixel of one crop with all its channels.
-template <typename T>
+template <typename T, int C>
 __global__ void __launch_bounds__(kThreads)
     face_crop(const uint8_t* __restrict__ frame, const float* __restrict__ transforms, T* __restrict__ out, const __grid_constant__ FaceCrop p) {
   const int64_t plane = p.out_h * p.out_w, item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= p.count * plane) return;
   const int64_t n = item / plane, pixel = item % plane;
   const float* t = transforms + n * 6;
-  float level[kMaxFrameChannels];
+  float level[C];
   crop_pixel(frame, t, pixel / p.out_w, pixel % p.out_w, crop_samples(t[0], t[3], p), crop_samples(t[1], t[4], p), p, level);
 #pragma unroll
-  for (int c = 0; c < kMaxFrameChannels; ++c)
-    if (c < p.channels) out[(n * p.channels + c) * plane + pixel] = from_float<T>((level[c] - p.mean[c]) / p.std[c]);
+  for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] - p.mean[c]) / p.std[c]);
 }
 
 }  // namespace
@@ -28,7 +27,8 @@ template <typename T>
 void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, void* stream) {
   const int64_t items = p.count * p.out_h * p.out_w;
   if (items == 0) return;
-  launch("face_crop", face_crop<T>, dim3(blocks_for(items, kThreads)), dim3(kThreads), stream, frame, transforms, out, p);
+  constexpr void (*kernels[])(const uint8_t*, const float*, T*, FaceCrop) = {face_crop<T, 1>, face_crop<T, 2>, face_crop<T, 3>, face_crop<T, 4>};
+  launch("face_crop", kernels[p.channels - 1], dim3(blocks_for(items, kThreads)), dim3(kThreads), stream, frame, transforms, out, p);
 }
 
 template void face_crop_cuda<float>(const uint8_t*, const float*, float*, const FaceCrop&, void*);

@@ -19,10 +19,11 @@ FHRT_HD float within(float v, int64_t size) {
   return v > 0 ? (v < last ? v : last) : 0.0f;
 }
 
-// Mean grey level per channel of the kx x ky samples of crop pixel (i, j), by transform t[6].
-FHRT_HD void crop_pixel(const uint8_t* frame, const float* t, int64_t i, int64_t j, int kx, int ky, const FaceCrop& p,
-                        float (&level)[kMaxFrameChannels]) {
-  for (int c = 0; c < kMaxFrameChannels; ++c) level[c] = 0;
+// Mean grey level per channel of the kx x ky samples of crop pixel (i, j), by transform t[6]. C: the frame's channels, known to the
+// compiler so that the levels stay in registers.
+template <int C>
+FHRT_HD void crop_pixel(const uint8_t* frame, const float* t, int64_t i, int64_t j, int kx, int ky, const FaceCrop& p, float (&level)[C]) {
+  for (int c = 0; c < C; ++c) level[c] = 0;
   for (int sy = 0; sy < ky; ++sy) {
     for (int sx = 0; sx < kx; ++sx) {
       const float u = static_cast<float>(j) + (static_cast<float>(sx) + 0.5f) / static_cast<float>(kx) - 0.5f;
@@ -32,15 +33,14 @@ FHRT_HD void crop_pixel(const uint8_t* frame, const float* t, int64_t i, int64_t
       const int64_t x1 = x0 + 1 < p.frame_w ? x0 + 1 : x0, y1 = y0 + 1 < p.frame_h ? y0 + 1 : y0;
       const float ax = x - static_cast<float>(x0), ay = y - static_cast<float>(y0);
       const uint8_t *top = frame + y0 * p.row_bytes, *bottom = frame + y1 * p.row_bytes;
-      for (int64_t c = 0; c < p.channels; ++c) {
-        const float a = top[x0 * p.channels + c], b = top[x1 * p.channels + c];
-        const float d = bottom[x0 * p.channels + c], e = bottom[x1 * p.channels + c];
+      for (int c = 0; c < C; ++c) {
+        const float a = top[x0 * C + c], b = top[x1 * C + c], d = bottom[x0 * C + c], e = bottom[x1 * C + c];
         const float upper = a + ax * (b - a), lower = d + ax * (e - d);
         level[c] += upper + ay * (lower - upper);
       }
     }
   }
-  for (int64_t c = 0; c < p.channels; ++c) level[c] /= static_cast<float>(kx * ky);
+  for (int c = 0; c < C; ++c) level[c] /= static_cast<float>(kx * ky);
 }
 
 }  // namespace fhrt
