@@ -5,6 +5,7 @@ CUDA). FHRT_CUDA_ARCHS chooses the devices, e.g. "90" or "80;86"; all supported 
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -15,17 +16,32 @@ from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 ARCHS = "75;80;86;89;90;120"
+# The *_simd.cpp files are compiled once for each of these; csrc/isa.cpp chooses among them when the program runs.
+ISAS = {"base": [], "avx2": ["-mavx2", "-mfma", "-mbmi2"]}
+ISAS["avx512"] = [*ISAS["avx2"], *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "cd"))]
+# Speed only: the kernels neither trap floating-point exceptions nor read errno.
+OPTIONS = ["-O3", "-std=c++17", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 
 ParallelCompile("FHRT_BUILD_JOBS", default=0).install()
 
 
 class BuildExt(build_ext):
-    """Compiles csrc/*/*.cu with nvcc first, where CUDA is asked for."""
+    """Compiles csrc/*/*_simd.cpp for every instruction set first, and csrc/*/*.cu with nvcc where CUDA is asked for."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
+        self._add_simd(ext)
         if os.environ.get("FHRT_CUDA") == "1":
             self._add_cuda(ext)
         super().build_extension(ext)
+
+    def _add_simd(self, ext: Pybind11Extension) -> None:
+        for isa, options in ISAS.items() if platform.machine() in ("x86_64", "AMD64") else [("base", [])]:
+            ext.extra_objects += self.compiler.compile(
+                sorted(glob("csrc/*/*_simd.cpp")),
+                output_dir=str(Path(self.build_temp) / isa),
+                macros=[("FHRT_ISA", isa)],
+                extra_postargs=[*OPTIONS, *options],
+            )
 
     def _add_cuda(self, ext: Pybind11Extension) -> None:
         nvcc = shutil.which("nvcc")
@@ -60,10 +76,10 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "fhrt._C",
-            sorted(glob("csrc/**/*.cpp", recursive=True)),
+            sorted(set(glob("csrc/**/*.cpp", recursive=True)) - set(glob("csrc/*/*_simd.cpp"))),
             cxx_std=17,
-            # No -march=native: one wheel runs on any x86-64 machine.
-            extra_compile_args=["-O3", "-fvisibility=hidden", "-pthread"],
+            # No -march=native: one wheel runs on any x86-64 machine, and on each with the best that it has.
+            extra_compile_args=OPTIONS,
             extra_link_args=["-pthread"],
         )
     ],

@@ -1,15 +1,18 @@
-// fhrt._C, the CPU's side: this file and bindings_cuda.cpp alone know Python. Shapes and types are checked by fhrt.ops; what is checked here again keeps memory safe.
+// fhrt._C, the CPU's side: this file and bindings_cuda.cpp alone know Python. fhrt.ops checks what users give; what is checked here again
+// keeps memory safe. Outputs are the caller's. Half types: float16 as such, bfloat16 as uint16.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <stdexcept>
-#include <vector>
+#include <string>
 
 #include "bindings_cuda.h"
 #include "face_crop/face_crop.h"
+#include "isa.h"
 #include "parallel.h"
 #include "pixel_shuffle/pixel_shuffle.h"
 #include "ssim/ssim.h"
@@ -20,92 +23,244 @@ namespace py = pybind11;
 
 namespace {
 
-template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
 void require(bool holds, const char* message) {
   if (!holds) throw std::invalid_argument(message);
 }
 
-Array<float> stn_sample(const Array<float>& x, const Array<float>& theta, int64_t out_h, int64_t out_w, bool align_corners, bool border,
-                        int upsample) {
-  require(x.ndim() == 4 && theta.ndim() == 3, "stn_sample: x [N, C, H, W], theta [N, 2, 3]");
-  require(theta.shape(0) == x.shape(0) && theta.shape(1) == 2 && theta.shape(2) == 3, "stn_sample: theta must be [N, 2, 3]");
-  require(out_h > 0 && out_w > 0 && upsample > 0 && x.shape(2) > 0 && x.shape(3) > 0, "stn_sample: empty picture");
-  Array<float> out({static_cast<int64_t>(x.shape(0)), static_cast<int64_t>(x.shape(1)), out_h, out_w});
-  const fhrt::StnSample p{x.shape(0), x.shape(1), x.shape(2), x.shape(3), out_h, out_w, upsample, align_corners, border};
-  const float *xp = x.data(), *tp = theta.data();
-  float* op = out.mutable_data();
-  py::gil_scoped_release release;
-  fhrt::stn_sample_cpu(xp, tp, op, p);
-  return out;
-}
-
-Array<float> pixel_shuffle(const Array<float>& x, int factor, const std::optional<Array<float>>& bias, float negative_slope) {
-  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (static_cast<int64_t>(factor) * factor) == 0, "pixel_shuffle: x [N, C·factor², H, W]");
-  require(!bias || (bias->ndim() == 1 && bias->shape(0) == x.shape(1)), "pixel_shuffle: bias must be [C·factor²]");
-  const int64_t n = x.shape(0), c = x.shape(1) / factor / factor, h = x.shape(2), w = x.shape(3);
-  Array<float> out({n, c, h * factor, w * factor});
-  const fhrt::PixelShuffle p{n, c, h, w, factor, bias ? bias->data() : nullptr, negative_slope};
-  const float* xp = x.data();
-  float* op = out.mutable_data();
-  py::gil_scoped_release release;
-  fhrt::pixel_shuffle_cpu(xp, op, p);
-  return out;
-}
-
-py::array_t<uint8_t> to_image(const Array<float>& x, int factor, float low, float high) {
-  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (static_cast<int64_t>(factor) * factor) == 0, "to_image: x [N, C·factor², H, W]");
-  const int64_t n = x.shape(0), c = x.shape(1) / factor / factor, h = x.shape(2), w = x.shape(3);
-  require(c >= 1 && c <= fhrt::kMaxImageChannels && low < high, "to_image: 1 to 4 channels, low < high");
-  py::array_t<uint8_t> out({n, h * factor, w * factor, c});
-  const fhrt::ToImage p{n, c, h, w, factor, low, high};
-  const float* xp = x.data();
-  uint8_t* op = out.mutable_data();
-  py::gil_scoped_release release;
-  fhrt::to_image_cpu(xp, op, p);
-  return out;
-}
-
-// Returns the map [planes, out_h, out_w] when want_map, else the mean of each plane [planes].
 template <typename T>
-py::array_t<double> ssim(const Array<T>& a, const Array<T>& b, const Array<double>& weights, bool same, double c1, double c2, bool want_map) {
-  require(a.ndim() == 3 && b.ndim() == 3 && weights.ndim() == 1 && weights.shape(0) % 2 == 1, "ssim: planes [P, H, W], odd window");
-  for (int i = 0; i < 3; ++i) require(a.shape(i) == b.shape(i), "ssim: shapes differ");
-  const int64_t window = weights.shape(0), shrink = same ? 0 : window - 1;
-  const int64_t out_h = a.shape(1) - shrink, out_w = a.shape(2) - shrink;
-  require(out_h > 0 && out_w > 0, "ssim: picture smaller than the window");
-  const fhrt::Ssim p{a.shape(0), a.shape(1), a.shape(2), window, weights.data(), same, c1, c2};
-  py::array_t<double> mean(a.shape(0));
-  py::array_t<double> map(want_map ? std::vector<int64_t>{a.shape(0), out_h, out_w} : std::vector<int64_t>{0});
-  const T *ap = a.data(), *bp = b.data();
-  double *mean_p = mean.mutable_data(), *map_p = want_map ? map.mutable_data() : nullptr;
-  {
-    py::gil_scoped_release release;
-    fhrt::ssim_cpu(ap, bp, map_p, mean_p, p);
-  }
-  return want_map ? map : mean;
+bool holds(const py::array& array) {
+  const py::dtype dtype = array.dtype();
+  if (std::is_same_v<T, fhrt::Half>) return dtype.kind() == 'f' && dtype.itemsize() == 2;
+  if (std::is_same_v<T, fhrt::BFloat16>) return dtype.kind() == 'u' && dtype.itemsize() == 2;
+  return dtype.kind() == 'f' && dtype.itemsize() == sizeof(T);
 }
 
-Array<float> face_crop(const py::array_t<uint8_t>& frame, const Array<float>& transforms, int64_t out_h, int64_t out_w,
-                       const Array<float>& mean, const Array<float>& std) {
-  require(frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= fhrt::kMaxFrameChannels, "face_crop: frame [H, W, 1 to 4] uint8");
+// Calls `work` with a null pointer of the array's element type.
+template <typename Work>
+void by_type(const py::array& array, const Work& work) {
+  if (holds<float>(array)) return work(static_cast<float*>(nullptr));
+  if (holds<fhrt::Half>(array)) return work(static_cast<fhrt::Half*>(nullptr));
+  if (holds<fhrt::BFloat16>(array)) return work(static_cast<fhrt::BFloat16*>(nullptr));
+  throw std::invalid_argument("arrays must be float32, float16 or bfloat16");
+}
+
+template <typename T>
+const T* data(const py::array& array) {
+  return static_cast<const T*>(array.data());
+}
+
+template <typename T>
+T* mutable_data(py::array& array) {
+  return static_cast<T*>(array.mutable_data());  // throws where the array is read-only
+}
+
+fhrt::Strides strides(const py::array& array) {
+  const int64_t size = array.itemsize();
+  for (int i = 0; i < 4; ++i) require(array.strides(i) % size == 0, "strides must be whole elements");
+  return {array.strides(0) / size, array.strides(1) / size, array.strides(2) / size, array.strides(3) / size};
+}
+
+bool contiguous(const py::array& array) { return (array.flags() & py::array::c_style) != 0; }
+
+// The bytes that an array can touch: [first, second).
+std::pair<const char*, const char*> extent(const py::array& array) {
+  const char *first = static_cast<const char*>(array.data()), *last = first + array.itemsize();
+  for (int i = 0; i < array.ndim(); ++i) {
+    if (array.shape(i) == 0) return {first, first};
+    const int64_t reach = array.strides(i) * (array.shape(i) - 1);
+    (reach < 0 ? first : last) += reach;
+  }
+  return {first, last};
+}
+
+void require_apart(const py::array& out, const py::array& input) {
+  const auto [a, b] = extent(out);
+  const auto [c, d] = extent(input);
+  require(b <= c || d <= a, "out overlaps an input");
+}
+
+bool has_shape(const py::array& array, std::initializer_list<int64_t> shape) {
+  return array.ndim() == static_cast<int64_t>(shape.size()) && std::equal(shape.begin(), shape.end(), array.shape());
+}
+
+fhrt::StnSample stn_settings(const py::array& x, const py::array& theta, const py::array& out, bool align_corners, bool border, int upsample) {
+  require(x.ndim() == 4 && out.ndim() == 4, "stn_sample: x and out must be [N, C, H, W]");
+  require(holds<float>(theta) && contiguous(theta) && has_shape(theta, {x.shape(0), 2, 3}), "stn_sample: theta must be contiguous float32 [N, 2, 3]");
+  require(out.shape(0) == x.shape(0) && out.shape(1) == x.shape(1), "stn_sample: out must have x's N and C");
+  require(out.shape(2) > 0 && out.shape(3) > 0 && x.shape(2) > 0 && x.shape(3) > 0, "stn_sample: empty picture");
+  require(upsample > 0 && std::max({x.shape(2) * upsample, x.shape(3) * upsample, x.shape(2) * x.shape(3), out.shape(2), out.shape(3)}) < (1 << 30),
+          "stn_sample: picture too large");
+  return {x.shape(0), x.shape(1), x.shape(2), x.shape(3), out.shape(2), out.shape(3), upsample, align_corners, border};
+}
+
+void stn_sample(const py::array& x, const py::array& theta, py::array& out, bool align_corners, bool border, int upsample) {
+  const fhrt::StnSample p = stn_settings(x, theta, out, align_corners, border, upsample);
+  const fhrt::Strides xs = strides(x), os = strides(out);
+  require_apart(out, x);
+  by_type(x, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(out), "stn_sample: out must have x's dtype");
+    const T* source = data<T>(x);
+    const float* maps = data<float>(theta);
+    T* target = mutable_data<T>(out);
+    py::gil_scoped_release release;
+    fhrt::stn_sample_cpu(source, xs, maps, target, os, p);
+  });
+}
+
+void stn_sample_backward(const py::array& grad, const py::array& x, const py::array& theta, std::optional<py::array> grad_x,
+                         std::optional<py::array> grad_theta, bool align_corners, bool border, int upsample) {
+  const fhrt::StnSample p = stn_settings(x, theta, grad, align_corners, border, upsample);
+  const fhrt::Strides xs = strides(x), gs = strides(grad);
+  require(!grad_x || (has_shape(*grad_x, {p.batch, p.channels, p.in_h, p.in_w}) && contiguous(*grad_x)), "stn_sample: grad_x must be like x");
+  require(!grad_theta || (has_shape(*grad_theta, {p.batch, 2, 3}) && contiguous(*grad_theta) && holds<float>(*grad_theta)),
+          "stn_sample: grad_theta must be like theta");
+  by_type(x, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(grad) && (!grad_x || holds<T>(*grad_x)), "stn_sample: the gradients must have x's dtype");
+    const T *given = data<T>(grad), *source = data<T>(x);
+    const float* maps = data<float>(theta);
+    T* to_x = grad_x ? mutable_data<T>(*grad_x) : nullptr;
+    float* to_theta = grad_theta ? mutable_data<float>(*grad_theta) : nullptr;
+    py::gil_scoped_release release;
+    fhrt::stn_sample_backward_cpu(given, gs, source, xs, maps, to_x, to_theta, p);
+  });
+}
+
+fhrt::PixelShuffle shuffle_settings(const py::array& x, const py::array& out, int factor, const std::optional<py::array>& bias, float slope) {
+  require(x.ndim() == 4 && factor > 0 && x.shape(1) % (static_cast<int64_t>(factor) * factor) == 0, "pixel_shuffle: x must be [N, C·factor², H, W]");
+  require(!bias || (has_shape(*bias, {x.shape(1)}) && contiguous(*bias) && holds<float>(*bias)),
+          "pixel_shuffle: bias must be contiguous float32 [C·factor²]");
+  const int64_t channels = x.shape(1) / factor / factor;
+  require(has_shape(out, {x.shape(0), channels, x.shape(2) * factor, x.shape(3) * factor}), "pixel_shuffle: out must be [N, C, H·factor, W·factor]");
+  return {x.shape(0), channels, x.shape(2), x.shape(3), factor, bias ? data<float>(*bias) : nullptr, slope};
+}
+
+void pixel_shuffle(const py::array& x, py::array& out, int factor, const std::optional<py::array>& bias, float negative_slope) {
+  const fhrt::PixelShuffle p = shuffle_settings(x, out, factor, bias, negative_slope);
+  const fhrt::Strides xs = strides(x);
+  require(contiguous(out), "pixel_shuffle: out must be contiguous");
+  require_apart(out, x);
+  by_type(x, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(out), "pixel_shuffle: out must have x's dtype");
+    const T* source = data<T>(x);
+    T* target = mutable_data<T>(out);
+    py::gil_scoped_release release;
+    fhrt::pixel_shuffle_cpu(source, xs, target, p);
+  });
+}
+
+void pixel_shuffle_backward(const py::array& grad, const py::array& x, py::array& grad_x, int factor, const std::optional<py::array>& bias,
+                            float negative_slope) {
+  const fhrt::PixelShuffle p = shuffle_settings(x, grad, factor, bias, negative_slope);
+  const fhrt::Strides xs = strides(x), gs = strides(grad);
+  require(contiguous(grad_x) && has_shape(grad_x, {x.shape(0), x.shape(1), x.shape(2), x.shape(3)}), "pixel_shuffle: grad_x must be like x");
+  by_type(x, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(grad) && holds<T>(grad_x), "pixel_shuffle: the gradients must have x's dtype");
+    const T *given = data<T>(grad), *source = data<T>(x);
+    T* target = mutable_data<T>(grad_x);
+    py::gil_scoped_release release;
+    fhrt::pixel_shuffle_backward_cpu(given, gs, source, xs, target, p);
+  });
+}
+
+void to_image(const py::array& x, py::array& out, int factor, float low, float high) {
+  require(x.ndim() == 4 && factor > 0 && factor <= fhrt::kMaxImageFactor && x.shape(1) % (factor * factor) == 0,
+          "to_image: x must be [N, C·factor², H, W]");
+  const int64_t channels = x.shape(1) / factor / factor;
+  require(channels >= 1 && channels <= fhrt::kMaxImageChannels && low < high, "to_image: 1 to 4 channels, low < high");
+  require(has_shape(out, {x.shape(0), x.shape(2) * factor, x.shape(3) * factor, channels}) && contiguous(out) && py::isinstance<py::array_t<uint8_t>>(out),
+          "to_image: out must be contiguous uint8 [N, H·factor, W·factor, C]");
+  const fhrt::ToImage p{x.shape(0), channels, x.shape(2), x.shape(3), factor, low, high};
+  const fhrt::Strides xs = strides(x);
+  require_apart(out, x);
+  by_type(x, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* source = data<T>(x);
+    uint8_t* target = mutable_data<uint8_t>(out);
+    py::gil_scoped_release release;
+    fhrt::to_image_cpu(source, xs, target, p);
+  });
+}
+
+fhrt::Ssim ssim_settings(const py::array& a, const py::array& b, const py::array& weights, bool same, double c1, double c2) {
+  require(a.ndim() == 3 && b.ndim() == 3 && contiguous(a) && contiguous(b), "ssim: a and b must be contiguous planes [P, H, W]");
+  for (int i = 0; i < 3; ++i) require(a.shape(i) == b.shape(i), "ssim: a and b differ in shape");
+  require(weights.ndim() == 1 && weights.shape(0) % 2 == 1 && holds<double>(weights) && contiguous(weights), "ssim: weights must be float64, an odd number");
+  const fhrt::Ssim p{a.shape(0), a.shape(1), a.shape(2), weights.shape(0), data<double>(weights), same, c1, c2};
+  require(p.out_h() > 0 && p.out_w() > 0, "ssim: pictures smaller than the window");
+  return p;
+}
+
+// As by_type, with float64.
+template <typename Work>
+void by_wide_type(const py::array& array, const Work& work) {
+  if (holds<double>(array)) return work(static_cast<double*>(nullptr));
+  by_type(array, work);
+}
+
+bool is_output(const py::array& array, std::initializer_list<int64_t> shape) {
+  return has_shape(array, shape) && holds<double>(array) && contiguous(array);
+}
+
+void ssim(const py::array& a, const py::array& b, const py::array& weights, std::optional<py::array> map, py::array& mean, bool same, double c1,
+          double c2) {
+  const fhrt::Ssim p = ssim_settings(a, b, weights, same, c1, c2);
+  require(is_output(mean, {p.planes}) && (!map || is_output(*map, {p.planes, p.out_h(), p.out_w()})), "ssim: outputs must be float64 [P] and [P, h, w]");
+  by_wide_type(a, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(b), "ssim: a and b differ in dtype");
+    const T *ap = data<T>(a), *bp = data<T>(b);
+    double *means = mutable_data<double>(mean), *values = map ? mutable_data<double>(*map) : nullptr;
+    py::gil_scoped_release release;
+    fhrt::ssim_cpu(ap, bp, values, means, p);
+  });
+}
+
+void ssim_backward(const py::array& a, const py::array& b, const py::array& weights, const py::array& upstream, std::optional<py::array> grad_a,
+                   std::optional<py::array> grad_b, bool same, double c1, double c2) {
+  const fhrt::Ssim p = ssim_settings(a, b, weights, same, c1, c2);
+  const bool is_map = upstream.ndim() == 3;
+  require(is_map ? is_output(upstream, {p.planes, p.out_h(), p.out_w()}) : is_output(upstream, {p.planes}), "ssim: upstream must be float64 [P] or [P, h, w]");
+  by_wide_type(a, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    require(holds<T>(b), "ssim: a and b differ in dtype");
+    for (const auto& grad : {grad_a, grad_b})
+      require(!grad || (holds<T>(*grad) && contiguous(*grad) && has_shape(*grad, {p.planes, p.h, p.w})), "ssim: a gradient must be like its input");
+    const T *ap = data<T>(a), *bp = data<T>(b);
+    T *to_a = grad_a ? mutable_data<T>(*grad_a) : nullptr, *to_b = grad_b ? mutable_data<T>(*grad_b) : nullptr;
+    const double* given = data<double>(upstream);
+    py::gil_scoped_release release;
+    fhrt::ssim_backward_cpu(ap, bp, given, is_map, to_a, to_b, p);
+  });
+}
+
+void face_crop(const py::array& frame, const py::array& transforms, const py::array& mean, const py::array& std, py::array& out) {
+  require(py::isinstance<py::array_t<uint8_t>>(frame) && frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= fhrt::kMaxFrameChannels,
+          "face_crop: frame must be uint8 [H, W, 1 to 4]");
+  require(frame.shape(0) > 0 && frame.shape(1) > 0, "face_crop: empty frame");
   // NumPy gives an axis of length 1 any stride.
-  require((frame.shape(2) == 1 || frame.strides(2) == 1) && frame.strides(1) == frame.shape(2) && frame.strides(0) >= frame.strides(1) * frame.shape(1),
-          "face_crop: the pixels of a row must lie together");
-  require(transforms.ndim() == 3 && transforms.shape(1) == 2 && transforms.shape(2) == 3, "face_crop: transforms [N, 2, 3]");
-  require(mean.size() == frame.shape(2) && std.size() == frame.shape(2), "face_crop: one mean and std per channel");
-  require(frame.shape(0) > 0 && frame.shape(1) > 0 && out_h > 0 && out_w > 0, "face_crop: empty picture");
-  Array<float> out({static_cast<int64_t>(transforms.shape(0)), static_cast<int64_t>(frame.shape(2)), out_h, out_w});
-  fhrt::FaceCrop p{transforms.shape(0), frame.shape(0), frame.shape(1), frame.shape(2), frame.strides(0), out_h, out_w, {}, {}};
-  std::copy_n(mean.data(), mean.size(), p.mean);
-  std::copy_n(std.data(), std.size(), p.std);
-  const uint8_t* fp = frame.data();
-  const float* tp = transforms.data();
-  float* op = out.mutable_data();
+  const int64_t channels = frame.shape(2), pixel = frame.shape(1) == 1 ? channels : frame.strides(1);
+  const int64_t row = frame.shape(0) == 1 ? channels * frame.shape(1) : frame.strides(0);
+  require((channels == 1 || frame.strides(2) == 1) && pixel == channels && row >= pixel * frame.shape(1), "face_crop: a row's pixels must lie together");
+  require(holds<float>(transforms) && contiguous(transforms) && has_shape(transforms, {transforms.shape(0), 2, 3}),
+          "face_crop: transforms must be contiguous float32 [N, 2, 3]");
+  for (const py::array* each : {&mean, &std})
+    require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {channels}), "face_crop: mean and std must be float32, one per channel");
+  require(out.ndim() == 4 && holds<float>(out) && contiguous(out) && out.shape(0) == transforms.shape(0) && out.shape(1) == channels && out.shape(2) > 0 &&
+              out.shape(3) > 0,
+          "face_crop: out must be contiguous float32 [N, C, h, w]");
+  require_apart(out, frame);
+  fhrt::FaceCrop p{transforms.shape(0), frame.shape(0), frame.shape(1), channels, row, out.shape(2), out.shape(3), {}, {}};
+  std::copy_n(data<float>(mean), channels, p.mean);
+  std::copy_n(data<float>(std), channels, p.std);
+  const uint8_t* source = data<uint8_t>(frame);
+  const float* maps = data<float>(transforms);
+  float* target = mutable_data<float>(out);
   py::gil_scoped_release release;
-  fhrt::face_crop_cpu(fp, tp, op, p);
-  return out;
+  fhrt::face_crop_cpu(source, maps, target, p);
 }
 
 }  // namespace
@@ -113,11 +268,14 @@ Array<float> face_crop(const py::array_t<uint8_t>& frame, const Array<float>& tr
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native operations of fhrt; call them through fhrt.ops.";
   m.def("stn_sample", &stn_sample);
+  m.def("stn_sample_backward", &stn_sample_backward);
   m.def("pixel_shuffle", &pixel_shuffle);
+  m.def("pixel_shuffle_backward", &pixel_shuffle_backward);
   m.def("to_image", &to_image);
-  m.def("ssim", &ssim<float>);
-  m.def("ssim_double", &ssim<double>);
+  m.def("ssim", &ssim);
+  m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
+  m.def("isa", &fhrt::isa_name);
   m.def("set_num_threads", &fhrt::set_num_threads);
   m.def("get_num_threads", &fhrt::get_num_threads);
   bind_cuda(m);

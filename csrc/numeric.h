@@ -8,7 +8,8 @@
 #include <cuda_fp16.h>
 #define FHRT_HD __host__ __device__ __forceinline__
 #else
-#define FHRT_HD inline
+// Always: a copy compiled for one instruction set (simd.h) must not end up serving the others.
+#define FHRT_HD inline __attribute__((always_inline))
 #endif
 
 namespace fhrt {
@@ -64,24 +65,20 @@ FHRT_HD float to_float(Half value) {
 #endif
 }
 
+// Chooses the function by type alone.
 template <typename T>
-FHRT_HD T from_float(float value);
+struct Type {};
 
-template <>
-FHRT_HD float from_float<float>(float value) {
-  return value;
-}
+FHRT_HD float from_float(float value, Type<float>) { return value; }
 
 // Round to nearest, ties to even, as torch and the hardware do.
-template <>
-FHRT_HD BFloat16 from_float<BFloat16>(float value) {
+FHRT_HD BFloat16 from_float(float value, Type<BFloat16>) {
   const uint32_t bits = float_to_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return BFloat16{static_cast<uint16_t>((bits >> 16) | 0x40u)};  // NaN stays NaN
   return BFloat16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-template <>
-FHRT_HD Half from_float<Half>(float value) {
+FHRT_HD Half from_float(float value, Type<Half>) {
 #if defined(__CUDA_ARCH__)
   return Half{__half_as_ushort(__float2half_rn(value))};
 #else
@@ -94,6 +91,11 @@ FHRT_HD Half from_float<Half>(float value) {
   }
   return Half{static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13))};
 #endif
+}
+
+template <typename T>
+FHRT_HD T from_float(float value) {
+  return from_float(value, Type<T>{});
 }
 
 }  // namespace fhrt

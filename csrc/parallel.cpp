@@ -24,6 +24,8 @@ int default_threads() {
 
 std::atomic<int> wanted{0};
 
+constexpr int64_t kWorthAThread = 20'000;  // nanoseconds of work: waking a thread takes about half of that
+
 struct Job {
   const std::function<void(int64_t, int64_t)>* body;
   int64_t n, chunk;
@@ -111,9 +113,9 @@ int get_num_threads() {
   return count > 0 ? count : default_threads();
 }
 
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
   if (n <= 0) return;
-  int threads = static_cast<int>(std::min<int64_t>(get_num_threads(), std::max<int64_t>(1, n / std::max<int64_t>(1, grain))));
+  const int threads = static_cast<int>(std::clamp<int64_t>(std::min(n, n * cost / kWorthAThread), 1, get_num_threads()));
   std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
   if (threads == 1 || !lock.owns_lock()) {
     body(0, n);

@@ -10,7 +10,7 @@ void set_num_threads(int count);
 int get_num_threads();
 
 // Calls body(begin, end) on disjoint ranges that cover [0, n). Which thread gets which range does not change what is computed,
-// so results do not depend on the number of threads. Ranges hold at least `grain` items; a small n runs on the caller.
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
+// so results do not depend on the number of threads. `cost`: nanoseconds of one item, roughly; little work is left to the caller alone.
+void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body);
 
 }  // namespace fhrt

@@ -15,10 +15,23 @@ __global__ void __launch_bounds__(kThreads)
   if (item >= p.count * plane) return;
   const int64_t n = item / plane, pixel = item % plane;
   const float* t = transforms + n * 6;
-  float level[C];
-  crop_pixel(frame, t, pixel / p.out_w, pixel % p.out_w, crop_samples(t[0], t[3], p), crop_samples(t[1], t[4], p), p, level);
+  const int kx = crop_samples(t[0], t[3], p), ky = crop_samples(t[1], t[4], p);
+  float level[C] = {};
+  for (int sy = 0; sy < ky; ++sy) {
+    for (int sx = 0; sx < kx; ++sx) {
+      const CropSample s = crop_sample(t, pixel / p.out_w, pixel % p.out_w, sx, sy, kx, ky, p);
+      const uint8_t *top = frame + s.y0 * p.row_bytes, *bottom = frame + s.y1 * p.row_bytes;
 #pragma unroll
-  for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] - p.mean[c]) / p.std[c]);
+      for (int c = 0; c < C; ++c) {
+        const float a = top[s.x0 * C + c], b = top[s.x1 * C + c], d = bottom[s.x0 * C + c], e = bottom[s.x1 * C + c];
+        const float upper = a + s.ax * (b - a), lower = d + s.ax * (e - d);
+        level[c] += upper + s.ay * (lower - upper);
+      }
+    }
+  }
+  const float share = 1 / static_cast<float>(kx * ky);
+#pragma unroll
+  for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] * share - p.mean[c]) / p.std[c]);
 }
 
 }  // namespace

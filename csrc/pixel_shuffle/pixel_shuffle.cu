@@ -16,7 +16,7 @@ __global__ void shuffle(const T* __restrict__ x, Strides xs, T* __restrict__ out
   const T* source = x + n * xs.n + y / p.factor * xs.h + j * xs.w;
   for (int b = 0; b < p.factor; ++b) {
     const int64_t channel = shuffled_channel(c, static_cast<int>(y % p.factor), b, p.factor);
-    out[item * p.factor + b] = from_float<T>(shuffled_value(to_float(source[channel * xs.c]), channel, p));
+    out[item * p.factor + b] = from_float<T>(shuffled(to_float(source[channel * xs.c]), bias_of(p, channel), p.negative_slope));
   }
 }
 
@@ -36,7 +36,7 @@ __global__ void shuffle_wide(const T* __restrict__ x, T* __restrict__ out, Pixel
     const int64_t row = (n * p.channels * kFactor * kFactor + channel) * p.h + y / kFactor;
     *reinterpret_cast<uint4*>(values[b]) = *reinterpret_cast<const uint4*>(x + row * p.w + j);
 #pragma unroll
-    for (int m = 0; m < kWide; ++m) values[b][m] = from_float<T>(shuffled_value(to_float(values[b][m]), channel, p));
+    for (int m = 0; m < kWide; ++m) values[b][m] = from_float<T>(shuffled(to_float(values[b][m]), bias_of(p, channel), p.negative_slope));
   }
   T* target = out + (plane * rows + y) * p.w * kFactor + j * kFactor;
 #pragma unroll
@@ -57,9 +57,8 @@ __global__ void shuffle_backward(const T* __restrict__ grad, Strides gs, const T
   const int64_t inputs = p.channels * p.factor * p.factor;
   const int64_t j = item % p.w, i = item / p.w % p.h, channel = item / p.w / p.h % inputs, n = item / p.w / p.h / inputs;
   const int64_t b = channel % p.factor, a = channel / p.factor % p.factor, c = channel / p.factor / p.factor;
-  float value = to_float(x[n * xs.n + channel * xs.c + i * xs.h + j * xs.w]);
-  if (p.bias) value += p.bias[channel];
-  const float slope = value > 0 ? 1.0f : p.negative_slope;
+  const float value = to_float(x[n * xs.n + channel * xs.c + i * xs.h + j * xs.w]);
+  const float slope = shuffled_slope(value, bias_of(p, channel), p.negative_slope);
   const float g = to_float(grad[n * gs.n + c * gs.c + (i * p.factor + a) * gs.h + (j * p.factor + b) * gs.w]);
   grad_x[item] = from_float<T>(g * slope);
 }

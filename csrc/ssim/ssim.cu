@@ -59,35 +59,34 @@ __device__ void load_tile(Tile<kSide>& tile, const T* a, const Strides& as, cons
   __syncthreads();
 }
 
-// The five moments along each row: rows[m][row][column] for `height` rows and `width` columns.
+// The four moments a, b, a² + b² and ab along each row: rows[m][row][column] for `height` rows and `width` columns.
 template <int kSide, int kRows, int kColumns>
-__device__ void filter_rows(const Tile<kSide>& tile, float (&rows)[5][kRows][kColumns], int height, int width, const SsimCuda& p) {
+__device__ void filter_rows(const Tile<kSide>& tile, float (&rows)[4][kRows][kColumns], int height, int width, const SsimCuda& p) {
   for (int item = threadIdx.x; item < height * width; item += kThreads) {
     const int row = item / width, column = item % width;
-    float sum[5] = {};
+    float sum[4] = {};
     for (int k = 0; k < p.window; ++k) {
       const float va = tile.a[row][column + k], vb = tile.b[row][column + k], wa = p.weights[k] * va, wb = p.weights[k] * vb;
       sum[0] += wa;
       sum[1] += wb;
-      sum[2] += wa * va;
-      sum[3] += wb * vb;
-      sum[4] += wa * vb;
+      sum[2] += wa * va + wb * vb;
+      sum[3] += wa * vb;
     }
 #pragma unroll
-    for (int m = 0; m < 5; ++m) rows[m][row][column] = sum[m];
+    for (int m = 0; m < 4; ++m) rows[m][row][column] = sum[m];
   }
   __syncthreads();
 }
 
 // Moments of the window whose first row and column in `rows` are these; mean_a and mean_b without the pivots.
 template <int kRows, int kColumns>
-__device__ SsimMoments<float> window_moments(const float (&rows)[5][kRows][kColumns], int row, int column, const SsimCuda& p) {
-  float sum[5] = {};
+__device__ SsimMoments<float> window_moments(const float (&rows)[4][kRows][kColumns], int row, int column, const SsimCuda& p) {
+  float sum[4] = {};
   for (int k = 0; k < p.window; ++k) {
 #pragma unroll
-    for (int m = 0; m < 5; ++m) sum[m] += p.weights[k] * rows[m][row + k][column];
+    for (int m = 0; m < 4; ++m) sum[m] += p.weights[k] * rows[m][row + k][column];
   }
-  return SsimMoments<float>{sum[0], sum[1], sum[2] - sum[0] * sum[0], sum[3] - sum[1] * sum[1], sum[4] - sum[0] * sum[1]};
+  return {sum[0], sum[1], sum[2] - sum[0] * sum[0] - sum[1] * sum[1], sum[3] - sum[0] * sum[1]};
 }
 
 // A block is a tile of 16 x 16 windows of one plane.
@@ -97,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
                  const __grid_constant__ SsimCuda p) {
   constexpr int kSide = kTile + kHalo;
   __shared__ Tile<kSide> tile;
-  __shared__ float rows[5][kSide][kTile];
+  __shared__ float rows[4][kSide][kTile];
   __shared__ float warps[kThreads / 32];
   const int64_t out_h = p.out_h(), out_w = p.out_w(), planes = p.batch * p.channels;
   const int pad = p.same ? p.window / 2 : 0, side = kTile + p.window - 1;
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(kThreads)
                   T* __restrict__ grad_a, const __grid_constant__ SsimCuda p) {
   constexpr int kWindows = kTile + kHalo, kSide = kTile + 2 * kHalo;
   __shared__ Tile<kSide> tile;
-  __shared__ float rows[5][kSide][kWindows];
+  __shared__ float rows[4][kSide][kWindows];
   __shared__ float slopes[3][kWindows][kWindows];
   const int64_t out_h = p.out_h(), out_w = p.out_w(), planes = p.batch * p.channels;
   const int reach = p.window - 1, windows = kTile + reach, side = kTile + 2 * reach, pad = p.same ? p.window / 2 : 0;
@@ -173,9 +172,10 @@ __global__ void __launch_bounds__(kThreads)
         SsimMoments<float> moments = centred;
         moments.mean_a += tile.pivot_a;
         moments.mean_b += tile.pivot_b;
-        ssim_slopes(moments, p.c1, p.c2, by_mean, by_square, by_product);
+        const SsimSlopes<float> by = ssim_slopes(moments, p.c1, p.c2);
+        by_square = by.by_variance, by_product = by.by_covariance;
         // The variances hold the means too: var_a = E[a²] - mean_a², covariance = E[ab] - mean_a mean_b.
-        by_mean -= 2 * centred.mean_a * by_square + centred.mean_b * by_product;
+        by_mean = by.by_mean_a - 2 * centred.mean_a * by_square - centred.mean_b * by_product;
         const float gradient =
             upstream_is_map ? upstream[(plane * out_h + i) * out_w + j] : upstream[plane] / static_cast<float>(out_h * out_w);
         by_mean *= gradient, by_square *= gradient, by_product *= gradient;

@@ -1,61 +1,66 @@
-#include "ssim.h"
-
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "../parallel.h"
-#include "ssim_math.h"
+#include "ssim.h"
+#include "ssim_simd.h"
 
 namespace fhrt {
+namespace {
+
+// Fixed, so that no sum depends on the number of threads. A band filters `window` - 1 rows along that its neighbour filters too.
+constexpr int64_t kBand = 64;
+
+int64_t bands_of(int64_t rows) { return (rows + kBand - 1) / kBand; }
+
+// Evenly, not 64 and a little rest.
+int64_t band_start(int64_t band, int64_t bands, int64_t rows) { return band * rows / bands; }
+
+}  // namespace
 
 template <typename T>
 void ssim_cpu(const T* a, const T* b, double* map, double* mean, const Ssim& p) {
-  const int64_t pad = p.same ? p.window / 2 : 0;
-  const int64_t out_h = p.h + 2 * pad - p.window + 1, out_w = p.w + 2 * pad - p.window + 1;
-  parallel_for(p.planes, 1, [&](int64_t begin, int64_t end) {
-    // The five moments a, b, a², b², ab of one output row: first down the columns, then along the row.
-    std::vector<double> columns(5 * (p.w + 2 * pad));
-    const int64_t stride = p.w + 2 * pad;
-    for (int64_t plane = begin; plane < end; ++plane) {
-      double total = 0;
-      for (int64_t i = 0; i < out_h; ++i) {
-        std::fill(columns.begin(), columns.end(), 0.0);
-        for (int64_t k = 0; k < p.window; ++k) {
-          const int64_t y = i + k - pad;
-          if (y < 0 || y >= p.h) continue;
-          const T* ra = a + (plane * p.h + y) * p.w;
-          const T* rb = b + (plane * p.h + y) * p.w;
-          const double weight = p.weights[k];
-          double* column = columns.data() + pad;
-          for (int64_t j = 0; j < p.w; ++j) {
-            const double va = ra[j], vb = rb[j];
-            column[j] += weight * va;
-            column[stride + j] += weight * vb;
-            column[2 * stride + j] += weight * va * va;
-            column[3 * stride + j] += weight * vb * vb;
-            column[4 * stride + j] += weight * va * vb;
-          }
-        }
-        for (int64_t j = 0; j < out_w; ++j) {
-          double moment[5] = {0, 0, 0, 0, 0};
-          for (int m = 0; m < 5; ++m) {
-            const double* column = columns.data() + m * stride + j;
-            for (int64_t k = 0; k < p.window; ++k) moment[m] += p.weights[k] * column[k];
-          }
-          const double value = ssim_value(
-              SsimMoments<double>{moment[0], moment[1], moment[2] - moment[0] * moment[0], moment[3] - moment[1] * moment[1],
-                                  moment[4] - moment[0] * moment[1]},
-              p.c1, p.c2);
-          total += value;
-          if (map) map[(plane * out_h + i) * out_w + j] = value;
-        }
-      }
-      mean[plane] = total / static_cast<double>(out_h * out_w);
+  const auto work = FHRT_BEST(ssim_band<T>);
+  const int64_t out_h = p.out_h(), out_w = p.out_w(), bands = bands_of(out_h);
+  std::vector<double> sums(p.planes * bands);
+  parallel_for(p.planes * bands, 4 * out_h * out_w / bands, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[ssim_scratch(p)]);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t plane = item / bands, band = item % bands;
+      sums[item] = work(a + plane * p.h * p.w, b + plane * p.h * p.w, map ? map + plane * out_h * out_w : nullptr, p,
+                        band_start(band, bands, out_h), band_start(band + 1, bands, out_h), scratch.get());
+    }
+  });
+  for (int64_t plane = 0; plane < p.planes; ++plane) {
+    mean[plane] = 0;
+    for (int64_t band = 0; band < bands; ++band) mean[plane] += sums[plane * bands + band];
+    mean[plane] /= static_cast<double>(out_h * out_w);
+  }
+}
+
+template <typename T>
+void ssim_backward_cpu(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p) {
+  const auto work = FHRT_BEST(ssim_band_backward<T>);
+  const int64_t windows = p.out_h() * p.out_w(), pixels = p.h * p.w, bands = bands_of(p.h);
+  parallel_for(p.planes * bands, 10 * pixels / bands, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<double[]> scratch(new double[ssim_scratch(p)]);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t plane = item / bands, band = item % bands, start = plane * pixels;
+      const double share = upstream_is_map ? 0 : upstream[plane] / static_cast<double>(windows);
+      work(a + start, b + start, upstream_is_map ? upstream + plane * windows : &share, upstream_is_map, grad_a ? grad_a + start : nullptr,
+           grad_b ? grad_b + start : nullptr, p, band_start(band, bands, p.h), band_start(band + 1, bands, p.h), scratch.get());
     }
   });
 }
 
-template void ssim_cpu<float>(const float*, const float*, double*, double*, const Ssim&);
-template void ssim_cpu<double>(const double*, const double*, double*, double*, const Ssim&);
+#define FHRT_SSIM(T)                                                                     \
+  template void ssim_cpu<T>(const T*, const T*, double*, double*, const Ssim&);          \
+  template void ssim_backward_cpu<T>(const T*, const T*, const double*, bool, T*, T*, const Ssim&);
+FHRT_SSIM(float)
+FHRT_SSIM(double)
+FHRT_SSIM(Half)
+FHRT_SSIM(BFloat16)
+#undef FHRT_SSIM
 
 }  // namespace fhrt

@@ -7,23 +7,15 @@
 
 namespace fhrt {
 
-// The four stored pixels that one output pixel reads: offsets into a plane (row * row_stride + column * column_stride) and weights,
-// 0 for a neighbour outside. `ax`, `ay` and `moves_x`, `moves_y` serve the gradient to theta.
-struct Tap {
-  int64_t offset[4];
-  float weight[4];
-  float ax, ay;
-  bool inside[4];
-  bool moves_x, moves_y;  // false where border padding holds the position fast
-};
-
-FHRT_HD float to_normalised(int64_t i, int64_t size, bool align_corners) {
-  if (align_corners) return size > 1 ? 2.0f * static_cast<float>(i) / static_cast<float>(size - 1) - 1.0f : 0.0f;
-  return (2.0f * static_cast<float>(i) + 1.0f) / static_cast<float>(size) - 1.0f;
+FHRT_HD float to_normalised(int i, int64_t size, bool align_corners) {
+  const float span = static_cast<float>(align_corners ? size - 1 : size), step = span > 0 ? 2 / span : 0.0f;
+  const float first = align_corners ? (span > 0 ? -1.0f : 0.0f) : 0.5f * step - 1;
+  return static_cast<float>(i) * step + first;
 }
 
 FHRT_HD float from_normalised(float v, int64_t size, bool align_corners) {
-  return align_corners ? (v + 1) * 0.5f * static_cast<float>(size - 1) : ((v + 1) * static_cast<float>(size) - 1) * 0.5f;
+  const float half = 0.5f * static_cast<float>(align_corners ? size - 1 : size), shift = align_corners ? 0.0f : 0.5f;
+  return (v + 1) * half - shift;
 }
 
 // d(position in the map) / d(normalised position).
@@ -32,7 +24,7 @@ FHRT_HD float pixels_per_unit(int64_t size, bool align_corners) {
 }
 
 // Position in the (upsampled) map of output pixel (i, j) of one picture with theta t[6].
-FHRT_HD void stn_position(const float* t, int64_t i, int64_t j, const StnSample& p, float& x, float& y) {
+FHRT_HD void stn_position(const float* t, int i, int j, const StnSample& p, float& x, float& y) {
   const float u = to_normalised(j, p.out_w, p.align_corners), v = to_normalised(i, p.out_h, p.align_corners);
   x = from_normalised(t[0] * u + t[1] * v + t[2], p.in_w * p.upsample, p.align_corners);
   y = from_normalised(t[3] * u + t[4] * v + t[5], p.in_h * p.upsample, p.align_corners);
@@ -40,45 +32,68 @@ FHRT_HD void stn_position(const float* t, int64_t i, int64_t j, const StnSample&
 
 FHRT_HD float clamped(float v, float low, float high) { return v > low ? (v < high ? v : high) : low; }  // NaN becomes low
 
-FHRT_HD Tap stn_tap(float x, float y, const StnSample& p, int64_t row_stride, int64_t column_stride) {
-  const int64_t w = p.in_w * p.upsample, h = p.in_h * p.upsample;
-  const float last_x = static_cast<float>(w - 1), last_y = static_cast<float>(h - 1);
-  Tap tap;
-  tap.moves_x = !p.border || (x > 0 && x < last_x);
-  tap.moves_y = !p.border || (y > 0 && y < last_y);
-  if (p.border) {
-    x = clamped(x, 0.0f, last_x);
-    y = clamped(y, 0.0f, last_y);
-  }
-  // Far outside, every weight is zero; clamping first keeps the conversion to an integer defined.
-  x = clamped(x, -2.0f, last_x + 2);
-  y = clamped(y, -2.0f, last_y + 2);
-  const float fx = floorf(x), fy = floorf(y);
-  const int64_t x0 = static_cast<int64_t>(fx), y0 = static_cast<int64_t>(fy);
-  tap.ax = x - fx;
-  tap.ay = y - fy;
-  for (int k = 0; k < 4; ++k) {
-    const int64_t xi = x0 + (k & 1), yi = y0 + (k >> 1);
-    tap.inside[k] = xi >= 0 && xi < w && yi >= 0 && yi < h;
-    tap.offset[k] = tap.inside[k] ? (yi / p.upsample) * row_stride + (xi / p.upsample) * column_stride : 0;
-    tap.weight[k] = tap.inside[k] ? ((k & 1) ? tap.ax : 1 - tap.ax) * ((k >> 1) ? tap.ay : 1 - tap.ay) : 0.0f;
-  }
+// How a position reads one axis of the stored map: two neighbours (0 where outside), their weights (0 where outside), and the weights'
+// derivatives by the position. A pixel reads neighbour (k, l) with the product of its weights along y and x.
+struct AxisTap {
+  int index[2];
+  float weight[2], slope[2];
+};
+
+// Without a branch, so that a loop over pixels becomes vectors.
+FHRT_HD AxisTap stn_axis_tap(float v, int64_t stored, const StnSample& p) {
+  const int size = static_cast<int>(stored) * p.upsample;
+  const float last = static_cast<float>(size - 1), per_stored = 1.0f / static_cast<float>(p.upsample);
+  // Border padding holds a position beyond the border fast. For zero padding, every weight is zero from one pixel beyond; clamping
+  // before that keeps the conversion to an integer defined.
+  const float low = p.border ? 0.0f : -2.0f, high = p.border ? last : last + 2;
+  const float moves = (v > low) & (v < high) ? 1.0f : 0.0f;
+  v = clamped(v, low, high);
+  const float below = floorf(v), fraction = v - below;
+  const int first = static_cast<int>(below);
+  const float inside0 = (first >= 0) & (first < size) ? 1.0f : 0.0f, inside1 = (first >= -1) & (first < size - 1) ? 1.0f : 0.0f;
+  // Half a pixel in, no rounding of the product reaches a whole number: a division that vectorises.
+  const int index0 = static_cast<int>((below + 0.5f) * per_stored), index1 = static_cast<int>((below + 1.5f) * per_stored);
+  AxisTap tap;
+  tap.index[0] = inside0 > 0 ? index0 : 0;
+  tap.index[1] = inside1 > 0 ? index1 : 0;
+  tap.weight[0] = inside0 * (1 - fraction);
+  tap.weight[1] = inside1 * fraction;
+  tap.slope[0] = -inside0 * moves;
+  tap.slope[1] = inside1 * moves;
   return tap;
 }
 
+// Both axes of one output pixel.
+struct Tap {
+  AxisTap x, y;
+};
+
+FHRT_HD Tap stn_tap(float x, float y, const StnSample& p) { return {stn_axis_tap(x, p.in_w, p), stn_axis_tap(y, p.in_h, p)}; }
+
+FHRT_HD int64_t tap_offset(const Tap& tap, int k, int l, int64_t row_stride, int64_t column_stride) {
+  return tap.y.index[k] * row_stride + tap.x.index[l] * column_stride;
+}
+
 template <typename T>
-FHRT_HD float stn_read(const T* plane, const Tap& tap) {
-  return to_float(plane[tap.offset[0]]) * tap.weight[0] + to_float(plane[tap.offset[1]]) * tap.weight[1] +
-         to_float(plane[tap.offset[2]]) * tap.weight[2] + to_float(plane[tap.offset[3]]) * tap.weight[3];
+FHRT_HD float stn_read(const T* plane, const Tap& tap, int64_t row_stride, int64_t column_stride) {
+  float sum = 0;
+  for (int k = 0; k < 2; ++k)
+    for (int l = 0; l < 2; ++l)
+      sum += to_float(plane[tap_offset(tap, k, l, row_stride, column_stride)]) * (tap.y.weight[k] * tap.x.weight[l]);
+  return sum;
 }
 
 // Derivative of stn_read by the position, in map pixels.
 template <typename T>
-FHRT_HD void stn_slope(const T* plane, const Tap& tap, float& by_x, float& by_y) {
-  float value[4];
-  for (int k = 0; k < 4; ++k) value[k] = tap.inside[k] ? to_float(plane[tap.offset[k]]) : 0.0f;
-  by_x = tap.moves_x ? (1 - tap.ay) * (value[1] - value[0]) + tap.ay * (value[3] - value[2]) : 0.0f;
-  by_y = tap.moves_y ? (1 - tap.ax) * (value[2] - value[0]) + tap.ax * (value[3] - value[1]) : 0.0f;
+FHRT_HD void stn_slope(const T* plane, const Tap& tap, int64_t row_stride, int64_t column_stride, float& by_x, float& by_y) {
+  by_x = by_y = 0;
+  for (int k = 0; k < 2; ++k) {
+    for (int l = 0; l < 2; ++l) {
+      const float value = to_float(plane[tap_offset(tap, k, l, row_stride, column_stride)]);
+      by_x += value * (tap.y.weight[k] * tap.x.slope[l]);
+      by_y += value * (tap.y.slope[k] * tap.x.weight[l]);
+    }
+  }
 }
 
 // The output pixels that may read a given stored pixel: columns [j0, j1), rows [i0, i1).
@@ -94,10 +109,11 @@ FHRT_HD Reach stn_reach(const float* t, int64_t row, int64_t column, const StnSa
   if (p.border && (row == 0 || column == 0 || row == p.in_h - 1 || column == p.in_w - 1)) return all;
   // Map position = origin + across * j + down * i, affine in the output pixel.
   float ox, oy, ax, ay, dx, dy;
+  const int last_j = static_cast<int>(p.out_w) - 1, last_i = static_cast<int>(p.out_h) - 1;
   stn_position(t, 0, 0, p, ox, oy);
-  stn_position(t, 0, p.out_w - 1, p, ax, ay);
-  stn_position(t, p.out_h - 1, 0, p, dx, dy);
-  const float spans_j = static_cast<float>(p.out_w > 1 ? p.out_w - 1 : 1), spans_i = static_cast<float>(p.out_h > 1 ? p.out_h - 1 : 1);
+  stn_position(t, 0, last_j, p, ax, ay);
+  stn_position(t, last_i, 0, p, dx, dy);
+  const float spans_j = static_cast<float>(last_j > 0 ? last_j : 1), spans_i = static_cast<float>(last_i > 0 ? last_i : 1);
   ax = (ax - ox) / spans_j, ay = (ay - oy) / spans_j, dx = (dx - ox) / spans_i, dy = (dy - oy) / spans_i;
   const float determinant = ax * dy - ay * dx, size = fabsf(ax * dy) + fabsf(ay * dx);
   if (!(fabsf(determinant) > 1e-4f * size) || !(size > 1e-12f)) return all;
@@ -115,14 +131,9 @@ FHRT_HD Reach stn_reach(const float* t, int64_t row, int64_t column, const StnSa
   return reach;
 }
 
-// Weight with which an output pixel at map position (x, y) reads the stored pixel at (row, column).
-FHRT_HD float stn_weight_of(float x, float y, int64_t row, int64_t column, const StnSample& p) {
-  const Tap tap = stn_tap(x, y, p, p.in_w, 1);
-  const int64_t offset = row * p.in_w + column;
-  float weight = 0;
-  for (int k = 0; k < 4; ++k)
-    if (tap.inside[k] && tap.offset[k] == offset) weight += tap.weight[k];
-  return weight;
+// Weight with which a position along one axis reads stored pixel `index` of that axis.
+FHRT_HD float axis_weight_of(const AxisTap& tap, int64_t index) {
+  return (tap.index[0] == index ? tap.weight[0] : 0.0f) + (tap.index[1] == index ? tap.weight[1] : 0.0f);
 }
 
 }  // namespace fhrt

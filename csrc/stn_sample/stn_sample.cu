@@ -13,16 +13,16 @@ template <typename T>
 __global__ void sample_planar(const T* __restrict__ x, Strides xs, const float* __restrict__ theta, T* __restrict__ out, StnSample p) {
   const int64_t pixel = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, plane = p.out_h * p.out_w;
   if (pixel >= plane) return;
-  const int64_t i = pixel / p.out_w, j = pixel % p.out_w;
+  const int i = static_cast<int>(pixel / p.out_w), j = static_cast<int>(pixel % p.out_w);
   for (int64_t n = blockIdx.z; n < p.batch; n += gridDim.z) {
     float px, py;
     stn_position(theta + n * 6, i, j, p, px, py);
-    const Tap tap = stn_tap(px, py, p, xs.h, xs.w);
+    const Tap tap = stn_tap(px, py, p);
     for (int64_t group = blockIdx.y; group * kChannels < p.channels; group += gridDim.y) {
 #pragma unroll
       for (int k = 0; k < kChannels; ++k) {
         const int64_t c = group * kChannels + k;
-        if (c < p.channels) out[(n * p.channels + c) * plane + pixel] = from_float<T>(stn_read(x + n * xs.n + c * xs.c, tap));
+        if (c < p.channels) out[(n * p.channels + c) * plane + pixel] = from_float<T>(stn_read(x + n * xs.n + c * xs.c, tap, xs.h, xs.w));
       }
     }
   }
@@ -38,15 +38,16 @@ __global__ void sample_packed(const T* __restrict__ x, Strides xs, const float* 
   const int64_t pixel = item / groups, c = item % groups * kWide;
   for (int64_t n = blockIdx.z; n < p.batch; n += gridDim.z) {
     float px, py;
-    stn_position(theta + n * 6, pixel / p.out_w, pixel % p.out_w, p, px, py);
-    const Tap tap = stn_tap(px, py, p, xs.h, xs.w);
+    stn_position(theta + n * 6, static_cast<int>(pixel / p.out_w), static_cast<int>(pixel % p.out_w), p, px, py);
+    const Tap tap = stn_tap(px, py, p);
     float sum[kWide] = {};
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       alignas(16) T values[kWide];
-      *reinterpret_cast<uint4*>(values) = *reinterpret_cast<const uint4*>(x + n * xs.n + tap.offset[k] + c);
+      *reinterpret_cast<uint4*>(values) = *reinterpret_cast<const uint4*>(x + n * xs.n + tap_offset(tap, k / 2, k % 2, xs.h, xs.w) + c);
+      const float weight = tap.y.weight[k / 2] * tap.x.weight[k % 2];
 #pragma unroll
-      for (int m = 0; m < kWide; ++m) sum[m] += to_float(values[m]) * tap.weight[k];
+      for (int m = 0; m < kWide; ++m) sum[m] += to_float(values[m]) * weight;
     }
     alignas(16) T packed[kWide];
 #pragma unroll
@@ -70,8 +71,9 @@ __global__ void backward_x(const T* __restrict__ grad, Strides gs, const float* 
       for (int64_t i = reach.i0; i < reach.i1; ++i) {
         for (int64_t j = reach.j0; j < reach.j1; ++j) {
           float px, py;
-          stn_position(t, i, j, p, px, py);
-          const float weight = stn_weight_of(px, py, row, column, p);
+          stn_position(t, static_cast<int>(i), static_cast<int>(j), p, px, py);
+          const Tap tap = stn_tap(px, py, p);
+          const float weight = axis_weight_of(tap.y, row) * axis_weight_of(tap.x, column);
           if (weight == 0) continue;
 #pragma unroll
           for (int k = 0; k < kChannels; ++k) {
@@ -100,14 +102,14 @@ __global__ void backward_theta(const T* __restrict__ grad, Strides gs, const T* 
     float sum[6] = {};
     for (int64_t pixel = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; pixel < plane;
          pixel += static_cast<int64_t>(gridDim.x) * kThreads) {
-      const int64_t i = pixel / p.out_w, j = pixel % p.out_w;
+      const int i = static_cast<int>(pixel / p.out_w), j = static_cast<int>(pixel % p.out_w);
       float px, py;
       stn_position(t, i, j, p, px, py);
-      const Tap tap = stn_tap(px, py, p, xs.h, xs.w);
+      const Tap tap = stn_tap(px, py, p);
       float by_x = 0, by_y = 0;
       for (int64_t c = 0; c < p.channels; ++c) {
         float slope_x, slope_y;
-        stn_slope(x + n * xs.n + c * xs.c, tap, slope_x, slope_y);
+        stn_slope(x + n * xs.n + c * xs.c, tap, xs.h, xs.w, slope_x, slope_y);
         const float g = to_float(grad[n * gs.n + c * gs.c + i * gs.h + j * gs.w]);
         by_x += g * slope_x;
         by_y += g * slope_y;

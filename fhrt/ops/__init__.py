@@ -1,10 +1,23 @@
-"""The native operations as typed functions for NumPy and torch arrays."""
+"""The native operations as typed functions for NumPy, torch and CuPy arrays; each ``*_out`` writes into an array of the caller's."""
 
-from fhrt.ops.face_crop import face_crop
-from fhrt.ops.pixel_shuffle import pixel_shuffle
-from fhrt.ops.ssim import ssim
-from fhrt.ops.stn_sample import stn_sample
+from fhrt.ops.face_crop import face_crop, face_crop_out
+from fhrt.ops.pixel_shuffle import pixel_shuffle, pixel_shuffle_out
+from fhrt.ops.ssim import ssim, ssim_out
+from fhrt.ops.stn_sample import stn_sample, stn_sample_out
 from fhrt.ops.threads import get_num_threads, set_num_threads
-from fhrt.ops.to_image import to_image
+from fhrt.ops.to_image import to_image, to_image_out
 
-__all__ = ["face_crop", "get_num_threads", "pixel_shuffle", "set_num_threads", "ssim", "stn_sample", "to_image"]
+__all__ = [
+    "face_crop",
+    "face_crop_out",
+    "get_num_threads",
+    "pixel_shuffle",
+    "pixel_shuffle_out",
+    "set_num_threads",
+    "ssim",
+    "ssim_out",
+    "stn_sample",
+    "stn_sample_out",
+    "to_image",
+    "to_image_out",
+]

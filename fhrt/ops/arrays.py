@@ -12,26 +12,38 @@ from fhrt.errors import BadInputError
 
 def is_torch(array: Any) -> bool:
     """Whether this is a torch tensor (or parameter), found out without importing torch."""
-    return any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in type(array).__mro__)
+    return _is(array, "torch", "Tensor")
+
+
+def is_cupy(array: Any) -> bool:
+    """Whether this is a CuPy array, found out without importing CuPy."""
+    return _is(array, "cupy", "ndarray")
+
+
+def _is(array: Any, module: str, name: str) -> bool:
+    return any(base.__module__.partition(".")[0] == module and base.__name__ == name for base in type(array).__mro__)
 
 
 def check_rank(op: str, name: str, array: Any, shape: str) -> None:
     """Raise BadInputError unless ``array`` has as many axes as ``shape`` names, none of them empty but the first."""
-    rank = shape.count(",") + 1
-    if array.ndim != rank or 0 in array.shape[1:]:
+    if not hasattr(array, "ndim"):
+        raise BadInputError(f"{op}: {name} must be an array [{shape}], not {type(array).__name__}")
+    if array.ndim != shape.count(",") + 1 or 0 in array.shape[1:]:
         raise BadInputError(f"{op}: {name} must be [{shape}], not {list(array.shape)}")
 
 
-def as_float32(op: str, name: str, array: Any) -> NDArray[np.float32]:
-    """A float32 NumPy array as it is; other dtypes are an error, since a silent conversion would hide a mistake."""
+def as_numpy(op: str, name: str, array: Any, *dtypes: str) -> NDArray[Any]:
+    """A NumPy array as it is; dtypes other than these are an error, since a silent conversion would hide a mistake."""
     array = np.asarray(array)
-    if array.dtype != np.float32:
-        raise BadInputError(f"{op}: {name} must be float32, not {array.dtype}")
+    if array.dtype not in dtypes:
+        raise BadInputError(f"{op}: {name} must be {' or '.join(dtypes)}, not {array.dtype}")
     return array
 
 
 def check_affine(op: str, name: str, maps: Any, count: int | None = None) -> None:
     """Raise BadInputError unless ``maps`` is [N, 2, 3] (N = ``count`` where given)."""
+    if not hasattr(maps, "ndim"):
+        raise BadInputError(f"{op}: {name} must be an array [N, 2, 3], not {type(maps).__name__}")
     if maps.ndim != 3 or tuple(maps.shape[1:]) != (2, 3) or count not in (None, maps.shape[0]):
         raise BadInputError(f"{op}: {name} must be [{'N' if count is None else count}, 2, 3], not {list(maps.shape)}")
 
@@ -39,3 +51,28 @@ def check_affine(op: str, name: str, maps: Any, count: int | None = None) -> Non
 def check_finite(op: str, name: str, array: NDArray[np.float32]) -> None:
     if not np.isfinite(array).all():
         raise BadInputError(f"{op}: {name} holds NaN or infinity")
+
+
+def check_out(op: str, out: Any, like: Any, shape: tuple[int, ...], dtype: str | None = None) -> None:
+    """Raise BadInputError unless ``out`` is an array of the same library as ``like``, of this shape and dtype (default ``like``'s)."""
+    for library, belongs in (("a torch tensor", is_torch), ("a CuPy array", is_cupy)):
+        if belongs(like) != belongs(out):
+            raise BadInputError(f"{op}: out must {'' if belongs(like) else 'not '}be {library}, as the input")
+    if not hasattr(out, "shape") or tuple(out.shape) != shape:
+        raise BadInputError(f"{op}: out must be {list(shape)}, not {list(getattr(out, 'shape', []))}")
+    wanted = dtype or _dtype(like)
+    if _dtype(out) != wanted:
+        raise BadInputError(f"{op}: out must be {wanted}, not {_dtype(out)}")
+
+
+def _dtype(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
+def call_native(op: str, function: Any, *arguments: Any) -> None:
+    """The native function, its own objections (overlapping or read-only arrays, layouts) as BadInputError."""
+    try:
+        function(*arguments)
+    except (ValueError, TypeError) as error:
+        words = str(error).partition("\n")[0].removeprefix(f"{op}: ")
+        raise BadInputError(f"{op}: {words}") from error

@@ -62,6 +62,39 @@ def _float32(arrays: Arrays, op: str, name: str, array: Any) -> Any:
     return arrays.contiguous(array)
 
 
+def _output(arrays: Arrays, op: str, out: Any, shape: Sequence[int], dtype: str, like: Any, channels_last: bool = False) -> Any:
+    """A new array, or the caller's, whose shape and dtype are checked already: its device, layout and place are checked here."""
+    if out is None:
+        return arrays.empty(shape, dtype, like, channels_last)
+    if not arrays.same_device(out, like):
+        raise BadInputError(f"{op}: out lies on another device")
+    expected, wanted = 1, []
+    for size in reversed(shape):
+        wanted.append(expected)
+        expected *= size
+    if any(size > 1 and stride != want for size, stride, want in zip(shape, arrays.strides(out), reversed(wanted), strict=True)):
+        raise BadInputError(f"{op}: out must be contiguous")
+    first, last = _extent(arrays, out)
+    begin, end = _extent(arrays, like)
+    if first < end and begin < last:
+        raise BadInputError(f"{op}: out overlaps an input")
+    return out
+
+
+def _extent(arrays: Arrays, array: Any) -> tuple[int, int]:
+    """The addresses that an array can touch."""
+    if 0 in array.shape:
+        return 0, 0
+    size = {"uint8": 1, "float64": 8}.get(arrays.dtype(array)) or BYTES[arrays.dtype(array)]
+    reach = sum((length - 1) * stride for length, stride in zip(array.shape, arrays.strides(array), strict=True))
+    first = arrays.pointer(array)
+    return first, first + (reach + 1) * size
+
+
+def _stream(arrays: Arrays, like: Any, stream: int | None) -> int:
+    return arrays.stream(like) if stream is None else stream
+
+
 def _packs(arrays: Arrays, x: Any) -> bool:
     """Whether x is channels-last in whole pieces of 16 bytes, so that the output can be so too."""
     wide = 16 // BYTES[arrays.dtype(x)]
@@ -69,16 +102,31 @@ def _packs(arrays: Arrays, x: Any) -> bool:
     return bool(c == 1 and x.shape[1] % wide == n % wide == h % wide == w % wide == 0 and arrays.pointer(x) % 16 == 0)
 
 
-def stn_sample(arrays: Arrays, x: Any, theta: Any, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Any:
-    """See `fhrt.ops.stn_sample`; also half types. The output is channels-last where x is, in whole pieces of 16 bytes."""
+def stn_sample(
+    arrays: Arrays,
+    x: Any,
+    theta: Any,
+    h: int,
+    w: int,
+    align_corners: bool,
+    padding: str,
+    upsample: int,
+    out: Any = None,
+    stream: int | None = None,
+    channels_last: bool | None = None,
+) -> Any:
+    """See `fhrt.ops.stn_sample`; also half types.
+
+    channels_last: of a new output; allowed where x is so in aligned pieces of 16 bytes, and then the default.
+    """
     kernels = _kernels(arrays, "stn_sample", x, theta)
     theta = _float32(arrays, "stn_sample", "theta", theta)
-    dtype, packs = arrays.dtype(x), _packs(arrays, x)
-    out = arrays.empty((x.shape[0], x.shape[1], h, w), dtype, x, packs)
+    dtype, packs = arrays.dtype(x), out is None and (_packs(arrays, x) if channels_last is None else channels_last)
+    out = _output(arrays, "stn_sample", out, (x.shape[0], x.shape[1], h, w), dtype, x, packs)
     with arrays.on_device(x):
         kernels.stn_sample(
             DTYPES[dtype], arrays.pointer(x), arrays.strides(x), tuple(x.shape), arrays.pointer(theta), arrays.pointer(out), h, w,
-            packs, align_corners, padding == "border", upsample, arrays.stream(x),
+            packs, align_corners, padding == "border", upsample, _stream(arrays, x, stream),
         )  # fmt: skip
     return out
 
@@ -102,17 +150,17 @@ def stn_sample_backward(
     return to_x, to_theta
 
 
-def pixel_shuffle(arrays: Arrays, x: Any, factor: int, bias: Any, negative_slope: float) -> Any:
+def pixel_shuffle(arrays: Arrays, x: Any, factor: int, bias: Any, negative_slope: float, out: Any = None, stream: int | None = None) -> Any:
     """See `fhrt.ops.pixel_shuffle`; also half types, the bias in float32."""
     kernels = _kernels(arrays, "pixel_shuffle", *(each for each in (x, bias) if each is not None))
     bias = None if bias is None else _float32(arrays, "pixel_shuffle", "bias", bias)
     n, c, h, w = x.shape
     dtype = arrays.dtype(x)
-    out = arrays.empty((n, c // factor**2, h * factor, w * factor), dtype, x)
+    out = _output(arrays, "pixel_shuffle", out, (n, c // factor**2, h * factor, w * factor), dtype, x)
     with arrays.on_device(x):
         kernels.pixel_shuffle(
             DTYPES[dtype], arrays.pointer(x), arrays.strides(x), tuple(x.shape), arrays.pointer(out), factor,
-            0 if bias is None else arrays.pointer(bias), negative_slope, arrays.stream(x),
+            0 if bias is None else arrays.pointer(bias), negative_slope, _stream(arrays, x, stream),
         )  # fmt: skip
     return out
 
@@ -131,29 +179,40 @@ def pixel_shuffle_backward(arrays: Arrays, grad: Any, x: Any, factor: int, bias:
     return to_x
 
 
-def to_image(arrays: Arrays, x: Any, factor: int, low: float, high: float) -> Any:
+def to_image(arrays: Arrays, x: Any, factor: int, low: float, high: float, out: Any = None, stream: int | None = None) -> Any:
     """See `fhrt.ops.to_image`; also half types."""
     kernels = _kernels(arrays, "to_image", x)
     n, c, h, w = x.shape
-    out = arrays.empty((n, h * factor, w * factor, c // factor**2), "uint8", x)
+    out = _output(arrays, "to_image", out, (n, h * factor, w * factor, c // factor**2), "uint8", x)
     with arrays.on_device(x):
         kernels.to_image(
             DTYPES[arrays.dtype(x)], arrays.pointer(x), arrays.strides(x), tuple(x.shape), arrays.pointer(out), factor, low, high,
-            arrays.stream(x),
+            _stream(arrays, x, stream),
         )  # fmt: skip
     return out
 
 
-def ssim(arrays: Arrays, a: Any, b: Any, weights: NDArray[np.float64], same: bool, c1: float, c2: float, want_map: bool) -> Any:
+def ssim(
+    arrays: Arrays,
+    a: Any,
+    b: Any,
+    weights: NDArray[np.float64],
+    same: bool,
+    c1: float,
+    c2: float,
+    want_map: bool,
+    out: Any = None,
+    stream: int | None = None,
+) -> Any:
     """The map ``[N, C, h, w]`` or the means ``[N, C]``, float32; half types are accumulated in float32."""
     kernels = _ssim_kernels(arrays, a, b, weights)
     (n, c, h, w), shrink = a.shape, 0 if same else len(weights) - 1
     taps = weights.tolist()
-    out = arrays.empty((n, c, h - shrink, w - shrink) if want_map else (n, c), "float32", a)
+    out = _output(arrays, "ssim", out, (n, c, h - shrink, w - shrink) if want_map else (n, c), "float32", a)
     partials = None if want_map else arrays.empty((kernels.ssim_scratch(tuple(a.shape), taps, same),), "float32", a)
     outputs = (arrays.pointer(out), 0, 0) if partials is None else (0, arrays.pointer(out), arrays.pointer(partials))
     with arrays.on_device(a):
-        kernels.ssim(*_ssim_inputs(arrays, a, b), *outputs, taps, same, c1, c2, arrays.stream(a))
+        kernels.ssim(*_ssim_inputs(arrays, a, b), *outputs, taps, same, c1, c2, _stream(arrays, a, stream))
     return out
 
 
@@ -186,7 +245,15 @@ def _ssim_inputs(arrays: Arrays, a: Any, b: Any) -> tuple[Any, ...]:
 
 
 def face_crop(
-    arrays: Arrays, frame: Any, transforms: Any, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], dtype: str = "float32"
+    arrays: Arrays,
+    frame: Any,
+    transforms: Any,
+    size: tuple[int, ...],
+    mean: Sequence[float] | NDArray[np.float32],
+    std: Sequence[float] | NDArray[np.float32],
+    dtype: str = "float32",
+    out: Any = None,
+    stream: int | None = None,
 ) -> Any:
     """See `fhrt.ops.face_crop`; ``dtype`` of the result."""
     if not hasattr(_C, "cuda"):
@@ -199,10 +266,11 @@ def face_crop(
     if (channels > 1 and channel != 1) or pixel != channels or row < channels * width:
         frame = arrays.contiguous(frame)
         row = channels * width
-    out = arrays.empty((len(transforms), channels, *size), dtype, frame)
+    out = _output(arrays, "face_crop", out, (len(transforms), channels, *size), dtype, frame)
     with arrays.on_device(frame):
         _C.cuda.face_crop(
             arrays.pointer(frame), height, width, channels, row, arrays.pointer(transforms), len(transforms), DTYPES[dtype],
-            arrays.pointer(out), *size, list(mean), list(std), arrays.stream(frame),
+            arrays.pointer(out), *size, [float(v) for v in mean], [float(v) for v in std],
+            _stream(arrays, frame, stream),
         )  # fmt: skip
     return out

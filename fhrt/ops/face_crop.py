@@ -9,37 +9,80 @@ from numpy.typing import ArrayLike, NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_float32, check_affine, check_finite, check_rank
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_finite, check_out, check_rank, is_cupy, is_torch
 
 
-def face_crop(frame: NDArray[np.uint8], transforms: NDArray[np.float32], size: tuple[int, int], mean: ArrayLike, std: ArrayLike) -> Any:
+def face_crop(frame: Any, transforms: Any, size: tuple[int, int], mean: ArrayLike, std: ArrayLike) -> Any:
     """Cut N faces out of a frame in one go.
 
-    frame: ``[H, W, C]`` uint8, C from 1 to 4 (a CPU torch tensor will do). transforms: ``[N, 2, 3]`` float32, crop pixel to frame pixel,
-    pixel centres at integers. size: (h, w) of a crop. mean, std: grey levels, one or one per channel. Returns ``[N, C, h, w]`` float32,
-    (value − mean) / std, channel order kept. Bilinear; where the crop is smaller than its piece of the frame, each output pixel is the
-    mean of ⌈shrink⌉² samples over its area. Outside the frame its border is replicated. Raises BadInputError.
+    frame: ``[H, W, C]`` uint8, C from 1 to 4; NumPy, torch or CuPy. transforms: ``[N, 2, 3]`` float32 of the same kind, crop pixel to
+    frame pixel, pixel centres at integers. size: (h, w) of a crop. mean, std: grey levels, one or one per channel. Returns
+    ``[N, C, h, w]`` float32 of the frame's kind, (value − mean) / std, channel order kept. Bilinear; where the crop is smaller than its
+    piece of the frame, each output pixel is the mean of ⌈shrink⌉² samples over its area. Outside the frame its border is replicated.
+    Raises BadInputError.
     """
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8:
-        raise BadInputError(f"face_crop: frame must be uint8, not {frame.dtype}")
+    per_channel = _check(frame, transforms, size, mean, std)
+    shape = (transforms.shape[0], frame.shape[2], *size)
+    if is_torch(frame):
+        from fhrt.ops.torch import face_crop as torch_op
+
+        return torch_op(frame, transforms, size, *per_channel)
+    if is_cupy(frame):
+        from fhrt.ops import cupy, device
+
+        return device.face_crop(cupy.ARRAYS, frame, transforms, size, *per_channel)
+    return _native(frame, transforms, np.empty(shape, np.float32), *per_channel)
+
+
+def face_crop_out(frame: Any, transforms: Any, out: Any, mean: ArrayLike, std: ArrayLike, *, stream: int | None = None) -> Any:
+    """`face_crop` into ``out`` ``[N, C, h, w]`` float32, contiguous, which is returned; ``stream`` as in `stn_sample_out`."""
+    check_rank("face_crop", "out", out, "N, C, h, w")
+    size = tuple(out.shape[2:])
+    per_channel = _check(frame, transforms, size, mean, std)
+    check_out("face_crop", out, frame, (transforms.shape[0], frame.shape[2], *size), "float32")
+    if is_torch(frame):
+        from fhrt.ops.torch import face_crop as torch_op
+
+        return torch_op(frame, transforms, size, *per_channel, out, stream)
+    if is_cupy(frame):
+        from fhrt.ops import cupy, device
+
+        return device.face_crop(cupy.ARRAYS, frame, transforms, size, *per_channel, "float32", out, stream)
+    return _native(frame, transforms, out, *per_channel)
+
+
+def _check(
+    frame: Any, transforms: Any, size: tuple[int, ...], mean: ArrayLike, std: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and std, one per channel."""
     check_rank("face_crop", "frame", frame, "H, W, C")
-    if frame.size == 0 or frame.shape[2] > 4:
+    if str(frame.dtype).removeprefix("torch.") != "uint8":
+        raise BadInputError(f"face_crop: frame must be uint8, not {frame.dtype}")
+    if 0 in frame.shape or frame.shape[2] > 4:
         raise BadInputError(f"face_crop: frame must be [H, W, 1 to 4], not {list(frame.shape)}")
-    transforms = as_float32("face_crop", "transforms", transforms)
     check_affine("face_crop", "transforms", transforms)
-    check_finite("face_crop", "transforms", transforms)
-    h, w = size
-    if h < 1 or w < 1:
-        raise BadInputError(f"face_crop: size must be positive, not {h}×{w}")
-    channels = frame.shape[2]
-    row, pixel, channel = frame.strides
-    if (channels > 1 and channel != 1) or pixel != channels or row < channels * frame.shape[1]:
-        frame = frame.copy(order="C")
+    if str(transforms.dtype).removeprefix("torch.") != "float32":
+        raise BadInputError(f"face_crop: transforms must be float32, not {transforms.dtype}")
+    if len(size) != 2 or min(size) < 1:
+        raise BadInputError(f"face_crop: size must be two positive numbers, not {size}")
     try:
-        per_channel = [np.broadcast_to(np.asarray(v, np.float32), (channels,)) for v in (mean, std)]
+        means, deviations = (np.ascontiguousarray(np.broadcast_to(np.asarray(v, np.float32), (frame.shape[2],))) for v in (mean, std))
     except ValueError as error:
-        raise BadInputError(f"face_crop: mean and std must be one number or {channels}") from error
-    if not (per_channel[1] > 0).all():
+        raise BadInputError(f"face_crop: mean and std must be one number or {frame.shape[2]}") from error
+    if not (deviations > 0).all():
         raise BadInputError("face_crop: std must be positive")
-    return _C.face_crop(frame, transforms, h, w, *(np.ascontiguousarray(v) for v in per_channel))
+    return means, deviations
+
+
+def _native(
+    frame: Any, transforms: Any, out: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    frame, transforms = np.asarray(frame), as_numpy("face_crop", "transforms", transforms, "float32")
+    check_finite("face_crop", "transforms", transforms)
+    height, width, channels = frame.shape
+    row, pixel, channel = frame.strides
+    # An axis of length 1 may have any stride.
+    together = (channels == 1 or channel == 1) and (width == 1 or pixel == channels) and (height == 1 or row >= channels * width)
+    frame = frame if together else np.ascontiguousarray(frame)
+    call_native("face_crop", _C.face_crop, frame, np.ascontiguousarray(transforms), mean, std, out)
+    return out

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import check_rank, is_torch
+from fhrt.ops.arrays import call_native, check_out, check_rank, is_cupy, is_torch
 
 K1, K2 = 0.01, 0.03
 
@@ -37,35 +37,94 @@ def ssim(
 ) -> Any:
     """Structural similarity of two batches (Wang et al., 2004, eq. 13; K1 = 0.01, K2 = 0.03).
 
-    a, b: ``[N, C, H, W]``, NumPy (float32, float64; other dtypes are converted to float64) or torch (floating, differentiable).
-    padding: "valid" uses whole windows only (what scikit-image averages with its Gaussian window); "same" pads with zeros.
-    reduction: "mean" one number, "none" ``[N]``, "map" ``[N, C, h, w]``; float64 for NumPy, a's dtype for torch.
+    a, b: ``[N, C, H, W]``; NumPy (other dtypes than float16, float32, float64 are converted to float64), torch (floating, differentiable
+    by both) or CuPy (float32, float16), of any strides. padding: "valid" uses whole windows only (what scikit-image averages with its
+    Gaussian window); "same" pads with zeros. reduction: "mean" one number, "none" ``[N]``, "map" ``[N, C, h, w]``; float64 for NumPy,
+    a's dtype for torch, float32 for CuPy. Computed in float64 on the CPU, in float32 on a device, where the window is at most 11.
     Raises BadInputError for unequal or too small pictures and for parameters out of range.
     """
+    weights, same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
+    if reduction not in ("mean", "none", "map"):
+        raise BadInputError(f'ssim: reduction must be "mean", "none" or "map", not {reduction!r}')
+    want_map = reduction == "map"
+    if is_torch(a):
+        from fhrt.ops.torch import ssim as torch_op
+
+        values = torch_op(a, b, weights.tolist(), same, c1, c2, want_map)
+    elif is_cupy(a):
+        from fhrt.ops import cupy, device
+
+        values = device.ssim(cupy.ARRAYS, a, b, weights, same, c1, c2, want_map)
+    else:
+        shrink = 0 if same else window - 1
+        shape = (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink)
+        values = _native(a, b, np.empty(shape if want_map else shape[:2]), weights, same, c1, c2)
+    if want_map:
+        return values
+    if reduction == "none":
+        return values.mean(1)
+    return values.mean() if is_torch(a) or is_cupy(a) else float(values.mean())
+
+
+def ssim_out(
+    a: Any,
+    b: Any,
+    out: Any,
+    *,
+    data_range: float = 255.0,
+    window: int = 11,
+    sigma: float = 1.5,
+    padding: Literal["valid", "same"] = "valid",
+    stream: int | None = None,
+) -> Any:
+    """`ssim` into ``out``, which is returned: the map ``[N, C, h, w]``, or the mean of each plane ``[N, C]``; not differentiable.
+
+    ``out`` is contiguous, float64 for NumPy and CPU tensors, float32 on a device; ``stream`` as in `stn_sample_out`. The means take a
+    little scratch memory from the library's own pool.
+    """
+    weights, same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
+    shrink = 0 if same else window - 1
+    want_map = getattr(out, "ndim", None) == 4
+    shape = (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink) if want_map else tuple(a.shape[:2])
+    on_device = is_cupy(a) or (is_torch(a) and a.is_cuda)
+    check_out("ssim", out, a, shape, "float32" if on_device else "float64")
+    if is_torch(a):
+        from fhrt.ops.torch import ssim_out as torch_op
+
+        return torch_op(a, b, out, weights, same, c1, c2, stream)
+    if is_cupy(a):
+        from fhrt.ops import cupy, device
+
+        return device.ssim(cupy.ARRAYS, a, b, weights, same, c1, c2, want_map, out, stream)
+    return _native(a, b, out, weights, same, c1, c2)
+
+
+def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padding: str) -> tuple[NDArray[np.float64], bool, float, float]:
     check_rank("ssim", "a", a, "N, C, H, W")
+    check_rank("ssim", "b", b, "N, C, H, W")
     if tuple(a.shape) != tuple(b.shape):
         raise BadInputError(f"ssim: a is {list(a.shape)} and b is {list(b.shape)}")
     if padding not in ("valid", "same"):
         raise BadInputError(f'ssim: padding must be "valid" or "same", not {padding!r}')
-    if reduction not in ("mean", "none", "map"):
-        raise BadInputError(f'ssim: reduction must be "mean", "none" or "map", not {reduction!r}')
-    if window < 1 or window % 2 == 0 or not sigma > 0 or not data_range > 0:
+    if not isinstance(window, int) or window < 1 or window % 2 == 0 or not sigma > 0 or not data_range > 0:
         raise BadInputError("ssim: window must be odd, sigma and data_range positive")
     if padding == "valid" and min(a.shape[2:]) < window:
         raise BadInputError(f"ssim: pictures of {a.shape[2]}×{a.shape[3]} are smaller than the {window}×{window} window")
-    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    weights = gaussian_window(window, sigma)
-    if is_torch(a):
-        from fhrt.ops.torch import ssim_map
+    return gaussian_window(window, sigma), padding == "same", (K1 * data_range) ** 2, (K2 * data_range) ** 2
 
-        torch_map = ssim_map(a, b, weights, padding == "same", c1, c2)
-        return torch_map if reduction == "map" else torch_map.mean() if reduction == "mean" else torch_map.mean(dim=(1, 2, 3))
+
+def _native(
+    a: Any, b: Any, out: NDArray[np.float64], weights: NDArray[np.float64], same: bool, c1: float, c2: float
+) -> NDArray[np.float64]:
+    """Into ``out``, the map [N, C, h, w] or the means [N, C]."""
     a, b = np.asarray(a), np.asarray(b)
-    native = _C.ssim
-    if not (a.dtype == b.dtype == np.float32):
-        native, a, b = _C.ssim_double, a.astype(np.float64), b.astype(np.float64)
+    if a.dtype != b.dtype or a.dtype not in ("float16", "float32", "float64"):
+        a, b = a.astype(np.float64), b.astype(np.float64)
     n, c, h, w = a.shape
-    values = native(a.reshape(-1, h, w), b.reshape(-1, h, w), weights, padding == "same", c1, c2, reduction == "map")
-    if reduction == "map":
-        return values.reshape(n, c, *values.shape[1:])
-    return float(values.mean()) if reduction == "mean" else values.reshape(n, c).mean(axis=1)
+    planes = (np.ascontiguousarray(x).reshape(n * c, h, w) for x in (a, b))
+    if not out.flags.c_contiguous:
+        raise BadInputError("ssim: out must be contiguous")
+    values = out.reshape(n * c, *out.shape[2:])
+    map_, mean = (values, np.empty(n * c)) if out.ndim == 4 else (None, values)
+    call_native("ssim", _C.ssim, *planes, weights, map_, mean, same, c1, c2)
+    return out

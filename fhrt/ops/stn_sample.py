@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
+
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_float32, check_affine, check_finite, check_rank, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_finite, check_out, check_rank, is_cupy, is_torch
+
+LARGEST_SIDE = 1 << 20  # positions are float32: beyond, neighbouring pixels could no longer be told apart
 
 
 def stn_sample(
@@ -20,25 +24,67 @@ def stn_sample(
 ) -> Any:
     """Sample feature maps at affinely transformed positions (Jaderberg et al., 2015, eq. 1 and 5).
 
-    x: ``[N, C, H, W]`` float32, NumPy or torch. theta: ``[N, 2, 3]`` float32, maps normalised output positions to normalised
-    input positions, as ``torch.nn.functional.affine_grid``. size: (h, w) of the output; default the input's, times ``upsample``.
-    padding: positions outside count as zero, or take the border's value. upsample: sample the map that nearest-neighbour upsampling
-    by this factor would give, without storing it. Returns ``[N, C, h, w]`` float32 of the same kind as ``x``; differentiable for torch.
-    Raises BadInputError for other shapes, dtypes or values.
+    x: ``[N, C, H, W]`` float32 or float16 (torch: bfloat16 too), NumPy, torch or CuPy, of any strides. theta: ``[N, 2, 3]`` float32,
+    maps normalised output positions to normalised input positions, as ``torch.nn.functional.affine_grid``. size: (h, w) of the output;
+    default the input's, times ``upsample``. padding: positions outside count as zero, or take the border's value. upsample: sample the
+    map that nearest-neighbour upsampling by this factor would give, without storing it. Returns ``[N, C, h, w]`` of x's kind and dtype;
+    differentiable for torch, by x and theta. Raises BadInputError for other shapes, dtypes or values.
     """
-    check_rank("stn_sample", "x", x, "N, C, H, W")
-    check_affine("stn_sample", "theta", theta, None if is_torch(x) else x.shape[0])
-    if padding not in ("zeros", "border"):
-        raise BadInputError(f'stn_sample: padding must be "zeros" or "border", not {padding!r}')
-    if upsample < 1:
-        raise BadInputError(f"stn_sample: upsample must be at least 1, not {upsample}")
+    _check(x, theta, padding, upsample)
     h, w = size if size is not None else (x.shape[2] * upsample, x.shape[3] * upsample)
-    if h < 1 or w < 1:
-        raise BadInputError(f"stn_sample: size must be positive, not {h}×{w}")
+    if not (1 <= h <= LARGEST_SIDE and 1 <= w <= LARGEST_SIDE):
+        raise BadInputError(f"stn_sample: size must lie between 1 and {LARGEST_SIDE}, not {h}×{w}")
     if is_torch(x):
         from fhrt.ops.torch import stn_sample as torch_op
 
         return torch_op(x, theta, h, w, align_corners, padding, upsample)
-    x, theta = as_float32("stn_sample", "x", x), as_float32("stn_sample", "theta", theta)
+    if is_cupy(x):
+        from fhrt.ops import cupy, device
+
+        return device.stn_sample(cupy.ARRAYS, x, theta, h, w, align_corners, padding, upsample)
+    out = np.empty((x.shape[0], x.shape[1], h, w), x.dtype)
+    return stn_sample_out(x, theta, out, align_corners=align_corners, padding=padding, upsample=upsample)
+
+
+def stn_sample_out(
+    x: Any,
+    theta: Any,
+    out: Any,
+    *,
+    align_corners: bool = False,
+    padding: Literal["zeros", "border"] = "zeros",
+    upsample: int = 1,
+    stream: int | None = None,
+) -> Any:
+    """`stn_sample` into ``out`` ``[N, C, h, w]``, which is returned; not differentiable.
+
+    On a device ``out`` is contiguous, and the work is put on ``stream`` (a cudaStream_t; default the library's current one): nothing is
+    allocated or waited for, so it can be captured into a CUDA graph.
+    """
+    _check(x, theta, padding, upsample)
+    check_rank("stn_sample", "out", out, "N, C, h, w")
+    check_out("stn_sample", out, x, (*x.shape[:2], *out.shape[2:]))
+    if is_torch(x):
+        from fhrt.ops.torch import stn_sample_out as torch_op
+
+        return torch_op(x, theta, out, align_corners, padding, upsample, stream)
+    if is_cupy(x):
+        from fhrt.ops import cupy, device
+
+        h, w = out.shape[2:]
+        return device.stn_sample(cupy.ARRAYS, x, theta, h, w, align_corners, padding, upsample, out, stream)
+    x, theta = as_numpy("stn_sample", "x", x, "float32", "float16"), as_numpy("stn_sample", "theta", theta, "float32")
     check_finite("stn_sample", "theta", theta)
-    return _C.stn_sample(x, theta, h, w, align_corners, padding == "border", upsample)
+    call_native("stn_sample", _C.stn_sample, x, np.ascontiguousarray(theta), out, align_corners, padding == "border", upsample)
+    return out
+
+
+def _check(x: Any, theta: Any, padding: str, upsample: int) -> None:
+    check_rank("stn_sample", "x", x, "N, C, H, W")
+    check_affine("stn_sample", "theta", theta, x.shape[0])
+    if padding not in ("zeros", "border"):
+        raise BadInputError(f'stn_sample: padding must be "zeros" or "border", not {padding!r}')
+    if not isinstance(upsample, int) or upsample < 1:
+        raise BadInputError(f"stn_sample: upsample must be a whole number, at least 1, not {upsample}")
+    if max(x.shape[2:]) * upsample > LARGEST_SIDE:
+        raise BadInputError(f"stn_sample: maps of {x.shape[2]}×{x.shape[3]}, ×{upsample}, are larger than {LARGEST_SIDE}")

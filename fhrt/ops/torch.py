@@ -1,23 +1,27 @@
 """The ops as torch operators: `torch.ops.fhrt.*` with fake and autograd, and their twins in plain torch.
 
-A CPU float32 tensor goes through the native module, a CUDA tensor through its kernels where the build has them; anything else through
-the twin. Every backward pass computes again what it needs, so nothing but the inputs is kept. Imported only when a torch tensor comes in.
+A CPU tensor goes through the native module, a CUDA tensor through its kernels where the build has them; other dtypes and devices
+through the twin. Every backward pass computes again what it needs, so nothing but the inputs is kept. Imported only when a torch tensor
+comes in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fhrt import _C
+from fhrt.errors import BadInputError
 from fhrt.ops import device
+from fhrt.ops.arrays import call_native
 
 
 class TorchArrays:
@@ -52,9 +56,42 @@ class TorchArrays:
 ARRAYS = TorchArrays()
 
 
-def _on_device(x: Tensor) -> bool:
+HALF_AND_SINGLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _on_device(x: Tensor, *dtypes: torch.dtype) -> bool:
     """Whether the CUDA kernels take this tensor."""
-    return x.is_cuda and hasattr(_C, "cuda") and str(x.dtype).removeprefix("torch.") in device.DTYPES
+    return x.is_cuda and hasattr(_C, "cuda") and x.dtype in (dtypes or HALF_AND_SINGLE)
+
+
+def _native(x: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the native CPU code takes this tensor."""
+    return x.device.type == "cpu" and x.dtype in (dtypes or HALF_AND_SINGLE)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """A CPU tensor's memory for the native module, which takes bfloat16 as uint16."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().float().contiguous()
+
+
+def _refuse_gradients(op: str, *tensors: Tensor | None) -> None:
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise BadInputError(f"{op}: writing into out is not differentiable; call {op} without _out, or under torch.no_grad()")
+
+
+def _differentiate(twin: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a twin; outside a custom op, within which torch records nothing."""
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    with torch.enable_grad():
+        return torch.autograd.grad(twin(*leaves), leaves, gradient)
+
+
+# -- stn_sample -------------------------------------------------------------------------------------------------------
 
 
 def stn_sample_twin(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
@@ -65,67 +102,123 @@ def stn_sample_twin(x: Tensor, theta: Tensor, h: int, w: int, align_corners: boo
     return F.grid_sample(x, grid.to(x.dtype), mode="bilinear", padding_mode=padding, align_corners=align_corners)
 
 
-def _native(*tensors: Tensor) -> bool:
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+def _stays_last(x: Tensor) -> bool:
+    """Whether the output is channels-last: x is, and its channels make whole pieces of 16 bytes. The same for a fake tensor."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return bool(last and x.shape[1] * x.element_size() % 16 == 0)
+
+
+def _sampled(x: Tensor, h: int, w: int) -> Tensor:
+    memory_format = torch.channels_last if _stays_last(x) else torch.contiguous_format
+    return torch.empty((x.shape[0], x.shape[1], h, w), dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 @torch.library.custom_op("fhrt::stn_sample", mutates_args=())
 def stn_sample(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
     if _on_device(x):
-        return device.stn_sample(ARRAYS, x, theta, h, w, align_corners, padding, upsample)
-    if not _native(x, theta):
-        return stn_sample_twin(x, theta, h, w, align_corners, padding, upsample)
-    source, maps = (tensor.detach().contiguous().numpy() for tensor in (x, theta))
-    return torch.from_numpy(_C.stn_sample(source, maps, h, w, align_corners, padding == "border", upsample))
+        last = _stays_last(x)
+        x = x.clone() if last and x.data_ptr() % 16 else x
+        return device.stn_sample(ARRAYS, x, theta, h, w, align_corners, padding, upsample, channels_last=last)
+    if _native(x) and _native(theta, torch.float32):
+        return _native_sample(x, theta, _sampled(x, h, w), align_corners, padding, upsample)
+    out = _sampled(x, h, w)
+    return out.copy_(stn_sample_twin(x, theta, h, w, align_corners, padding, upsample))
+
+
+def _native_sample(x: Tensor, theta: Tensor, out: Tensor, align_corners: bool, padding: str, upsample: int) -> Tensor:
+    arrays = (_array(tensor) for tensor in (x, theta.contiguous(), out))
+    call_native("stn_sample", _C.stn_sample, *arrays, align_corners, padding == "border", upsample)
+    return out
 
 
 @stn_sample.register_fake
 def _(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1], h, w))
+    return _sampled(x, h, w)
 
 
-def _stn_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.settings = inputs[2:]
+def stn_sample_out(x: Tensor, theta: Tensor, out: Tensor, align_corners: bool, padding: str, upsample: int, stream: int | None) -> Tensor:
+    _refuse_gradients("stn_sample", x, theta)
+    h, w = out.shape[2:]
+    if _on_device(x):
+        return device.stn_sample(ARRAYS, x, theta, h, w, align_corners, padding, upsample, out, stream)
+    if _native(x) and _native(theta, torch.float32) and out.device == x.device:
+        return _native_sample(x, theta, out, align_corners, padding, upsample)
+    return out.copy_(stn_sample_twin(x, theta, h, w, align_corners, padding, upsample))
 
 
 @torch.library.custom_op("fhrt::stn_sample_backward", mutates_args=())
 def stn_sample_backward(
-    gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int
+    gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int, to_x: bool, to_theta: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients to x and theta of a CUDA tensor; elsewhere the twin is differentiated instead."""
-    return device.stn_sample_backward(ARRAYS, gradient, x, theta, align_corners, padding, upsample, (True, True))
+    """Gradients to x and theta; empty where not wanted."""
+    none = x.new_empty(0)
+    if _on_device(x):
+        both = device.stn_sample_backward(ARRAYS, gradient, x, theta, align_corners, padding, upsample, (to_x, to_theta))
+    else:
+        both = (torch.empty(x.shape, dtype=x.dtype) if to_x else None, torch.empty(theta.shape) if to_theta else None)
+        inputs = (_array(tensor) for tensor in (gradient, x, theta.contiguous()))
+        outputs = (None if tensor is None else _array(tensor) for tensor in both)
+        call_native("stn_sample", _C.stn_sample_backward, *inputs, *outputs, align_corners, padding == "border", upsample)
+    return (both[0] if to_x else none), (both[1] if to_theta else none.clone())
 
 
 @stn_sample_backward.register_fake
-def _(gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), theta.new_empty(theta.shape)
+def _(
+    gradient: Tensor, x: Tensor, theta: Tensor, align_corners: bool, padding: str, upsample: int, to_x: bool, to_theta: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if to_x else 0), theta.new_empty(theta.shape) if to_theta else x.new_empty(0)
+
+
+def _stn_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.settings = inputs[4:]
 
 
 def _stn_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    if _on_device(gradient):
-        return (*stn_sample_backward(gradient, *ctx.saved_tensors, *ctx.settings[2:]), None, None, None, None, None)
-    x, theta = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
-    with torch.enable_grad():
-        out = stn_sample_twin(x, theta, *ctx.settings)
-    return (*torch.autograd.grad(out, (x, theta), gradient), None, None, None, None, None)
+    wants, (x, theta) = ctx.needs_input_grad[:2], ctx.saved_tensors
+    if _on_device(x) or (_native(x) and _native(theta, torch.float32)):
+        both = stn_sample_backward(gradient, x, theta, *ctx.settings, *wants)
+    else:
+        both = _differentiate(lambda x, theta: stn_sample_twin(x, theta, *gradient.shape[2:], *ctx.settings), (x, theta), gradient)
+    return (*(each if wanted else None for each, wanted in zip(both, wants, strict=True)), None, None, None, None, None)
 
 
 stn_sample.register_autograd(_stn_backward, setup_context=_stn_context)
+
+
+# -- pixel_shuffle ----------------------------------------------------------------------------------------------------
+
+
+def _shuffled_shape(x: Tensor, factor: int) -> tuple[int, ...]:
+    return (x.shape[0], x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor)
+
+
+def _shuffle(x: Tensor, out: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
+    offsets = _float(bias)
+    call_native(
+        "pixel_shuffle",
+        _C.pixel_shuffle,
+        _array(x),
+        _array(out),
+        factor,
+        None if offsets is None else _array(offsets),
+        negative_slope,
+    )
+    return out
 
 
 @torch.library.custom_op("fhrt::pixel_shuffle", mutates_args=())
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
     if _on_device(x):
         return device.pixel_shuffle(ARRAYS, x, factor, None, 1.0)
-    if not _native(x):
-        return F.pixel_shuffle(x, factor).clone()
-    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor, None, 1.0))
+    if _native(x):
+        return _shuffle(x, torch.empty(_shuffled_shape(x, factor), dtype=x.dtype), factor, None, 1.0)
+    return F.pixel_shuffle(x, factor).clone(memory_format=torch.contiguous_format)
 
 
 @pixel_shuffle.register_fake
 def _(x: Tensor, factor: int) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor))
+    return x.new_empty(_shuffled_shape(x, factor))
 
 
 def _shuffle_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -148,30 +241,40 @@ def pixel_shuffle_fused_twin(x: Tensor, factor: int, bias: Tensor | None, negati
 @torch.library.custom_op("fhrt::pixel_shuffle_fused", mutates_args=())
 def pixel_shuffle_fused(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
     if _on_device(x):
-        return device.pixel_shuffle(ARRAYS, x, factor, None if bias is None else bias.float(), negative_slope)
-    if not _native(x, *([] if bias is None else [bias])):
-        return pixel_shuffle_fused_twin(x, factor, bias, negative_slope).clone()
-    offsets = None if bias is None else bias.detach().contiguous().numpy()
-    return torch.from_numpy(_C.pixel_shuffle(x.detach().contiguous().numpy(), factor, offsets, negative_slope))
+        return device.pixel_shuffle(ARRAYS, x, factor, _float(bias), negative_slope)
+    if _native(x):
+        return _shuffle(x, torch.empty(_shuffled_shape(x, factor), dtype=x.dtype), factor, bias, negative_slope)
+    return pixel_shuffle_fused_twin(x, factor, bias, negative_slope).clone(memory_format=torch.contiguous_format)
 
 
 @pixel_shuffle_fused.register_fake
 def _(x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
-    return x.new_empty((x.shape[0], x.shape[1] // factor**2, x.shape[2] * factor, x.shape[3] * factor))
+    return x.new_empty(_shuffled_shape(x, factor))
 
 
-def _fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.factor, bias, ctx.negative_slope = inputs
-    ctx.save_for_backward(x, bias)
+def pixel_shuffle_out(x: Tensor, out: Tensor, factor: int, bias: Tensor | None, negative_slope: float, stream: int | None) -> Tensor:
+    _refuse_gradients("pixel_shuffle", x, bias)
+    if _on_device(x):
+        return device.pixel_shuffle(ARRAYS, x, factor, _float(bias), negative_slope, out, stream)
+    if _native(x) and out.device == x.device:
+        return _shuffle(x, out, factor, bias, negative_slope)
+    return out.copy_(pixel_shuffle_fused_twin(x, factor, bias, negative_slope))
 
 
 @torch.library.custom_op("fhrt::pixel_shuffle_fused_backward", mutates_args=())
 def pixel_shuffle_fused_backward(gradient: Tensor, x: Tensor, factor: int, bias: Tensor | None, negative_slope: float) -> Tensor:
     """Gradient to x."""
     if _on_device(gradient):
-        return device.pixel_shuffle_backward(ARRAYS, gradient, x, factor, None if bias is None else bias.float(), negative_slope)
+        return device.pixel_shuffle_backward(ARRAYS, gradient, x, factor, _float(bias), negative_slope)
+    if _native(x):
+        to_x, offsets = torch.empty(x.shape, dtype=x.dtype), _float(bias)
+        arrays = (_array(tensor) for tensor in (gradient, x, to_x))
+        last = (factor, None if offsets is None else _array(offsets), negative_slope)
+        call_native("pixel_shuffle", _C.pixel_shuffle_backward, *arrays, *last)
+        return to_x
     before = x if bias is None else x + bias[:, None, None]
-    return F.pixel_unshuffle(gradient, factor) * torch.where(before > 0, 1.0, negative_slope).to(gradient.dtype)
+    slopes = torch.where(before > 0, 1.0, negative_slope).to(gradient.dtype)
+    return (F.pixel_unshuffle(gradient, factor) * slopes).contiguous()
 
 
 @pixel_shuffle_fused_backward.register_fake
@@ -179,13 +282,21 @@ def _(gradient: Tensor, x: Tensor, factor: int, bias: Tensor | None, negative_sl
     return x.new_empty(x.shape)
 
 
+def _fused_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.factor, bias, ctx.negative_slope = inputs
+    ctx.save_for_backward(x, bias)
+
+
 def _fused_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     x, bias = ctx.saved_tensors
     to_x = pixel_shuffle_fused_backward(gradient, x, ctx.factor, bias, ctx.negative_slope)
-    return to_x, None, None if bias is None else to_x.sum((0, 2, 3)), None
+    return to_x, None, None if bias is None else to_x.sum((0, 2, 3)).to(bias.dtype), None
 
 
 pixel_shuffle_fused.register_autograd(_fused_backward, setup_context=_fused_context)
+
+
+# -- to_image ---------------------------------------------------------------------------------------------------------
 
 
 def to_image_twin(x: Tensor, factor: int, low: float, high: float) -> Tensor:
@@ -194,19 +305,168 @@ def to_image_twin(x: Tensor, factor: int, low: float, high: float) -> Tensor:
     return levels.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def _image_shape(x: Tensor, factor: int) -> tuple[int, ...]:
+    return (x.shape[0], x.shape[2] * factor, x.shape[3] * factor, x.shape[1] // factor**2)
+
+
 @torch.library.custom_op("fhrt::to_image", mutates_args=())
 def to_image(x: Tensor, factor: int, low: float, high: float) -> Tensor:
     if _on_device(x):
         return device.to_image(ARRAYS, x, factor, low, high)
-    if not _native(x):
-        return to_image_twin(x, factor, low, high)
-    return torch.from_numpy(_C.to_image(x.detach().contiguous().numpy(), factor, low, high))
+    if _native(x):
+        out = torch.empty(_image_shape(x, factor), dtype=torch.uint8)
+        call_native("to_image", _C.to_image, _array(x), _array(out), factor, low, high)
+        return out
+    return to_image_twin(x, factor, low, high)
 
 
 @to_image.register_fake
 def _(x: Tensor, factor: int, low: float, high: float) -> Tensor:
-    shape = (x.shape[0], x.shape[2] * factor, x.shape[3] * factor, x.shape[1] // factor**2)
-    return x.new_empty(shape, dtype=torch.uint8)
+    return x.new_empty(_image_shape(x, factor), dtype=torch.uint8)
+
+
+def to_image_out(x: Tensor, out: Tensor, factor: int, low: float, high: float, stream: int | None) -> Tensor:
+    if _on_device(x):
+        return device.to_image(ARRAYS, x, factor, low, high, out, stream)
+    if _native(x) and out.device == x.device:
+        call_native("to_image", _C.to_image, _array(x), _array(out), factor, low, high)
+        return out
+    return out.copy_(to_image_twin(x, factor, low, high))
+
+
+# -- face_crop --------------------------------------------------------------------------------------------------------
+
+
+def face_crop(
+    frame: Tensor,
+    transforms: Tensor,
+    size: tuple[int, ...],
+    mean: NDArray[Any],
+    std: NDArray[Any],
+    out: Tensor | None = None,
+    stream: int | None = None,
+) -> Tensor:
+    """See `fhrt.ops.face_crop`; no gradient: a frame is bytes."""
+    if frame.is_cuda:
+        return device.face_crop(ARRAYS, frame, transforms, size, mean, std, "float32", out, stream)
+    if frame.device.type != "cpu" or transforms.device != frame.device:
+        raise BadInputError(
+            f"face_crop: frame is on {frame.device} and transforms on {transforms.device}; both must be on the CPU or one GPU"
+        )
+    if not transforms.isfinite().all():
+        raise BadInputError("face_crop: transforms holds NaN or infinity")
+    out = torch.empty((len(transforms), frame.shape[2], *size)) if out is None else out
+    arrays = (_array(tensor.contiguous()) for tensor in (frame, transforms))
+    call_native("face_crop", _C.face_crop, *arrays, mean, std, _array(out))
+    return out
+
+
+# -- ssim -------------------------------------------------------------------------------------------------------------
+
+SSIM_DTYPES = (torch.float64, *HALF_AND_SINGLE)
+
+
+def _ssim_on_device(a: Tensor, weights: Sequence[float]) -> bool:
+    return _on_device(a) and len(weights) <= device.MAX_SSIM_WINDOW
+
+
+def _ssim_native(a: Tensor, b: Tensor) -> bool:
+    return _native(a, *SSIM_DTYPES) and b.dtype == a.dtype and b.device == a.device
+
+
+def _ssim_twin(a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float, want_map: bool) -> Tensor:
+    values = ssim_map(a, b, weights, same, c1, c2)
+    return values if want_map else values.mean((2, 3))
+
+
+def _ssim_shape(a: Tensor, window: int, same: bool, want_map: bool) -> tuple[int, ...]:
+    shrink = 0 if same else window - 1
+    return (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink) if want_map else tuple(a.shape[:2])
+
+
+def _planes(tensor: Tensor) -> NDArray[Any]:
+    return _array(tensor.contiguous().flatten(0, 1))
+
+
+def _native_ssim(a: Tensor, b: Tensor, out: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float) -> Tensor:
+    """Into ``out`` float64, the map [N, C, h, w] or the means [N, C]."""
+    values = _array(out.view(-1, *out.shape[2:]))
+    outputs = (values, np.empty(len(values))) if out.ndim == 4 else (None, values)
+    call_native("ssim", _C.ssim, _planes(a), _planes(b), np.asarray(weights), *outputs, same, c1, c2)
+    return out
+
+
+@torch.library.custom_op("fhrt::ssim", mutates_args=())
+def ssim(a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float, want_map: bool) -> Tensor:
+    """The map ``[N, C, h, w]`` or the mean of each plane ``[N, C]``, in a's dtype."""
+    if _ssim_on_device(a, weights):
+        return device.ssim(ARRAYS, a, b, np.asarray(weights), same, c1, c2, want_map).to(a.dtype)
+    if _ssim_native(a, b):
+        out = torch.empty(_ssim_shape(a, len(weights), same, want_map), dtype=torch.float64)
+        return _native_ssim(a, b, out, weights, same, c1, c2).to(a.dtype)
+    return _ssim_twin(a, b, weights, same, c1, c2, want_map).clone()
+
+
+@ssim.register_fake
+def _(a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float, want_map: bool) -> Tensor:
+    return a.new_empty(_ssim_shape(a, len(weights), same, want_map))
+
+
+def ssim_out(
+    a: Tensor, b: Tensor, out: Tensor, weights: NDArray[np.float64], same: bool, c1: float, c2: float, stream: int | None
+) -> Tensor:
+    _refuse_gradients("ssim", a, b)
+    want_map = out.ndim == 4
+    if _ssim_on_device(a, weights.tolist()):
+        return device.ssim(ARRAYS, a, b, weights, same, c1, c2, want_map, out, stream)
+    if _ssim_native(a, b) and out.device == a.device and out.is_contiguous():
+        return _native_ssim(a, b, out, weights.tolist(), same, c1, c2)
+    return out.copy_(ssim(a, b, weights.tolist(), same, c1, c2, want_map))
+
+
+@torch.library.custom_op("fhrt::ssim_backward", mutates_args=())
+def ssim_backward(
+    gradient: Tensor, a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float, to_a: bool, to_b: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients to a and b; empty where not wanted. ``gradient``: of the map or of the means."""
+    is_map, none = gradient.ndim == 4, a.new_empty(0)
+    both: Sequence[Tensor | None]
+    if _ssim_on_device(a, weights):
+        window, given = np.asarray(weights), gradient.float().contiguous()
+        both = [
+            device.ssim_backward(ARRAYS, given, *pair, window, same, c1, c2, is_map) if wanted else None
+            for pair, wanted in (((a, b), to_a), ((b, a), to_b))
+        ]
+    else:
+        both = [torch.empty(a.shape, dtype=a.dtype) if wanted else None for wanted in (to_a, to_b)]
+        outputs = (None if tensor is None else _array(tensor.flatten(0, 1)) for tensor in both)
+        given = gradient.double().contiguous().flatten(0, 1)
+        call_native("ssim", _C.ssim_backward, _planes(a), _planes(b), np.asarray(weights), _array(given), *outputs, same, c1, c2)
+    return (both[0] if to_a and both[0] is not None else none), (both[1] if to_b and both[1] is not None else none.clone())
+
+
+@ssim_backward.register_fake
+def _(
+    gradient: Tensor, a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float, to_a: bool, to_b: bool
+) -> tuple[Tensor, Tensor]:
+    return a.new_empty(a.shape if to_a else 0), a.new_empty(a.shape if to_b else 0)
+
+
+def _ssim_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.settings = inputs[2:6]
+
+
+def _ssim_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    wants, (a, b) = ctx.needs_input_grad[:2], ctx.saved_tensors
+    if _ssim_on_device(a, ctx.settings[0]) or _ssim_native(a, b):
+        both = ssim_backward(gradient, a, b, *ctx.settings, *wants)
+    else:
+        both = _differentiate(lambda a, b: _ssim_twin(a, b, *ctx.settings, gradient.ndim == 4), (a, b), gradient)
+    return (*(each if wanted else None for each, wanted in zip(both, wants, strict=True)), None, None, None, None, None)
+
+
+ssim.register_autograd(_ssim_backward, setup_context=_ssim_context)
 
 
 @lru_cache(maxsize=32)
@@ -220,12 +480,12 @@ def _band(length: int, weights: tuple[float, ...], same: bool, dtype: torch.dtyp
     return padded[:, pad : pad + length].to(device, dtype).contiguous()
 
 
-def ssim_map(a: Tensor, b: Tensor, weights: NDArray[Any], same: bool, c1: float, c2: float) -> Tensor:
-    """SSIM map [N, C, h, w] of [N, C, H, W] tensors, differentiable; half types are computed in float32."""
+def ssim_map(a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float) -> Tensor:
+    """The SSIM map in plain torch; half types are computed in float32."""
     dtype = a.dtype
     if dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
-    rows, columns = (_band(size, tuple(weights.tolist()), same, a.dtype, a.device) for size in a.shape[2:])
+    rows, columns = (_band(size, tuple(weights), same, a.dtype, a.device) for size in a.shape[2:])
     mean_a, mean_b, aa, bb, ab = (rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b))
     covariance = ab - mean_a * mean_b
     variances = aa - mean_a * mean_a + bb - mean_b * mean_b

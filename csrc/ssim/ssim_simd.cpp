@@ -1,0 +1,221 @@
+// A row of pixels comes in, is filtered along itself and kept with the `window` latest such rows; down these, a row of windows comes out.
+// So each pixel is filtered once along and once down, all in the first cache.
+#include "ssim_simd.h"
+
+#include "../simd.h"
+#include "ssim_math.h"
+
+namespace fhrt::FHRT_ISA {
+namespace {
+
+constexpr int kMoments = 4;  // a, b, a² + b², ab; on the way back: what multiplies 1 in grad_a, 1 in grad_b, 2a (2b), and b (a)
+constexpr int kUsual = 11;   // the window that the compiler knows
+
+FHRT_INLINE double to_double(float v) { return v; }
+FHRT_INLINE double to_double(double v) { return v; }
+FHRT_INLINE double to_double(Half v) { return to_float(v); }
+FHRT_INLINE double to_double(BFloat16 v) { return to_float(v); }
+FHRT_INLINE void put(double* p, double v) { *p = v; }
+template <typename T>
+FHRT_INLINE void put(T* p, double v) {
+  *p = from_float<T>(static_cast<float>(v));
+}
+
+// out[j] = sum over k of weights[k] * in[j + k].
+__attribute__((noinline)) void filter_along(const double* __restrict__ in, const double* __restrict__ weights, int window,
+                                            double* __restrict__ out, int64_t count) {
+  if (window == kUsual) {
+    double w[kUsual];
+    for (int k = 0; k < kUsual; ++k) w[k] = weights[k];
+    for (int64_t j = 0; j < count; ++j) {
+      double sum = w[0] * in[j];
+      for (int k = 1; k < kUsual; ++k) sum += w[k] * in[j + k];
+      out[j] = sum;
+    }
+    return;
+  }
+  for (int64_t j = 0; j < count; ++j) out[j] = 0;
+  for (int k = 0; k < window; ++k)
+    for (int64_t j = 0; j < count; ++j) out[j] += weights[k] * in[j + k];
+}
+
+// The latest `window` rows of kMoments, each `stride` long.
+struct Ring {
+  double* rows;
+  int64_t stride;
+  int window;
+  int64_t pushed;
+
+  FHRT_INLINE double* next() { return rows + pushed++ % window * kMoments * stride; }
+  // The row pushed `window - k` pushes ago.
+  FHRT_INLINE const double* row(int k) const { return rows + (pushed + k) % window * kMoments * stride; }
+};
+
+// out[j] = sum over k of weights[k] * (moment m of the ring's row k)[j].
+__attribute__((noinline)) void filter_down(const Ring& ring, int m, const double* __restrict__ weights, double* __restrict__ out, int64_t count) {
+  const int64_t offset = m * ring.stride;
+  if (ring.window == kUsual) {
+    const double* __restrict__ in[kUsual];
+    double w[kUsual];
+    for (int k = 0; k < kUsual; ++k) in[k] = ring.row(k) + offset, w[k] = weights[k];
+    for (int64_t j = 0; j < count; ++j) {
+      double sum = w[0] * in[0][j];
+      for (int k = 1; k < kUsual; ++k) sum += w[k] * in[k][j];
+      out[j] = sum;
+    }
+    return;
+  }
+  for (int64_t j = 0; j < count; ++j) out[j] = 0;
+  for (int k = 0; k < ring.window; ++k) {
+    const double* __restrict__ in = ring.row(k) + offset;
+    for (int64_t j = 0; j < count; ++j) out[j] += weights[k] * in[j];
+  }
+}
+
+__attribute__((noinline)) void find_values(const double* __restrict__ sums, int64_t stride, double c1, double c2, double* __restrict__ values,
+                                           int64_t count) {
+  const double *a = sums, *b = sums + stride, *squares = sums + 2 * stride, *products = sums + 3 * stride;
+  for (int64_t j = 0; j < count; ++j)
+    values[j] = ssim_value<double>({a[j], b[j], squares[j] - a[j] * a[j] - b[j] * b[j], products[j] - a[j] * b[j]}, c1, c2);
+}
+
+// In place: the moments become the four factors of the gradients.
+__attribute__((noinline)) void find_slopes(double* __restrict__ sums, int64_t stride, double c1, double c2, const double* __restrict__ upstream,
+                                           int64_t count) {
+  double *a = sums, *b = sums + stride, *squares = sums + 2 * stride, *products = sums + 3 * stride;
+#pragma GCC ivdep
+  for (int64_t j = 0; j < count; ++j) {
+    const double mean_a = a[j], mean_b = b[j], g = upstream[j];
+    const SsimSlopes<double> by =
+        ssim_slopes<double>({mean_a, mean_b, squares[j] - mean_a * mean_a - mean_b * mean_b, products[j] - mean_a * mean_b}, c1, c2);
+    // The variances hold the means too: var_a = E[a²] - mean_a², covariance = E[ab] - mean_a mean_b.
+    a[j] = g * (by.by_mean_a - 2 * mean_a * by.by_variance - mean_b * by.by_covariance);
+    b[j] = g * (by.by_mean_b - 2 * mean_b * by.by_variance - mean_a * by.by_covariance);
+    squares[j] = g * by.by_variance;
+    products[j] = g * by.by_covariance;
+  }
+}
+
+FHRT_INLINE void clear(double* p, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) p[j] = 0;
+}
+
+// Products of one row of both pictures, with the zeros around it already in `line`.
+template <typename T>
+FHRT_INLINE void multiply(const T* __restrict__ a, const T* __restrict__ b, double* __restrict__ line, int64_t stride, int64_t count) {
+  for (int64_t j = 0; j < count; ++j) {
+    const double va = to_double(a[j]), vb = to_double(b[j]);
+    line[j] = va;
+    line[stride + j] = vb;
+    line[2 * stride + j] = va * va + vb * vb;
+    line[3 * stride + j] = va * vb;
+  }
+}
+
+// Rows of moments of one plane, one after another.
+template <typename T>
+struct Moments {
+  const T *a, *b;
+  const Ssim& p;
+  double *line, *sums;
+  Ring ring;
+  int64_t y;  // row of the plane that comes next, its padding counted from -pad
+
+  // `scratch`: kMoments * (window + 2) rows. The first row of windows that it gives is `row0`.
+  FHRT_INLINE Moments(const T* a_, const T* b_, const Ssim& p_, int64_t row0, double* scratch)
+      : a(a_), b(b_), p(p_), line(scratch), sums(scratch + kMoments * ssim_stride(p_)),
+        ring{scratch + 2 * kMoments * ssim_stride(p_), ssim_stride(p_), static_cast<int>(p_.window), 0}, y(row0 - p_.pad()) {
+    clear(line, kMoments * ring.stride);
+    for (int k = 1; k < ring.window; ++k) push();
+  }
+
+  FHRT_INLINE void push() {
+    double* row = ring.next();
+    if (y < 0 || y >= p.h) {
+      clear(row, kMoments * ring.stride);
+    } else {
+      multiply(a + y * p.w, b + y * p.w, line + p.pad(), ring.stride, p.w);
+      for (int m = 0; m < kMoments; ++m) filter_along(line + m * ring.stride, p.weights, ring.window, row + m * ring.stride, p.out_w());
+    }
+    ++y;
+  }
+
+  // The next row of windows: its moments, in `sums`.
+  FHRT_INLINE void next() {
+    push();
+    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, sums + m * ring.stride, p.out_w());
+  }
+};
+
+}  // namespace
+
+template <typename T>
+double ssim_band(const T* a, const T* b, double* map, const Ssim& p, int64_t row0, int64_t row1, double* scratch) {
+  constexpr int kSums = 8;  // side by side, so that adding up is vectors too
+  const int64_t stride = ssim_stride(p), out_w = p.out_w(), whole = (out_w + kSums - 1) / kSums * kSums;
+  double* values = scratch;
+  clear(values, stride);
+  Moments<T> moments(a, b, p, row0, scratch + stride);
+  double total[kSums] = {};
+  for (int64_t i = row0; i < row1; ++i) {
+    moments.next();
+    find_values(moments.sums, stride, p.c1, p.c2, values, out_w);
+    if (map)
+      for (int64_t j = 0; j < out_w; ++j) map[i * out_w + j] = values[j];
+    for (int64_t j = 0; j < whole; j += kSums)
+      for (int k = 0; k < kSums; ++k) total[k] += values[j + k];
+  }
+  double sum = 0;
+  for (int k = 0; k < kSums; ++k) sum += total[k];
+  return sum;
+}
+
+template <typename T>
+void ssim_band_backward(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p,
+                        int64_t row0, int64_t row1, double* scratch) {
+  const int64_t stride = ssim_stride(p), out_h = p.out_h(), out_w = p.out_w(), pad = p.pad(), reach = p.window - 1;
+  double *given = scratch, *line = given + stride, *factors = line + kMoments * stride;
+  Ring ring{factors + kMoments * stride, stride, static_cast<int>(p.window), 0};
+  // Row y is in the windows of rows y + pad - reach to y + pad.
+  const int64_t first = row0 + pad - reach > 0 ? row0 + pad - reach : 0;
+  Moments<T> moments(a, b, p, first, ring.rows + kMoments * p.window * stride);
+  clear(line, kMoments * stride);
+  clear(ring.rows, kMoments * p.window * stride);
+  for (int64_t j = 0; j < out_w; ++j) given[j] = *upstream;
+  for (int64_t i = first; i < row1 + pad; ++i) {
+    double* row = ring.next();
+    if (i < out_h) {
+      moments.next();
+      if (upstream_is_map)
+        for (int64_t j = 0; j < out_w; ++j) given[j] = upstream[i * out_w + j];
+      find_slopes(moments.sums, stride, p.c1, p.c2, given, out_w);
+      for (int m = 0; m < kMoments; ++m) {
+        // Pixel x is in the windows x + pad - reach to x + pad; the weights are symmetric.
+        for (int64_t j = 0; j < out_w; ++j) line[m * stride + reach + j] = moments.sums[m * stride + j];
+        filter_along(line + m * stride + pad, p.weights, ring.window, row + m * stride, p.w);
+      }
+    } else {
+      clear(row, kMoments * stride);
+    }
+    const int64_t y = i - pad;
+    if (y < row0) continue;
+    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, factors + m * stride, p.w);
+    const double *one_a = factors, *one_b = factors + stride, *twice = factors + 2 * stride, *other = factors + 3 * stride;
+    const T *ra = a + y * p.w, *rb = b + y * p.w;
+    if (grad_a)
+      for (int64_t x = 0; x < p.w; ++x) put(grad_a + y * p.w + x, one_a[x] + 2 * to_double(ra[x]) * twice[x] + to_double(rb[x]) * other[x]);
+    if (grad_b)
+      for (int64_t x = 0; x < p.w; ++x) put(grad_b + y * p.w + x, one_b[x] + 2 * to_double(rb[x]) * twice[x] + to_double(ra[x]) * other[x]);
+  }
+}
+
+#define FHRT_SSIM(T)                                                                                                          \
+  template double ssim_band<T>(const T*, const T*, double*, const Ssim&, int64_t, int64_t, double*);                          \
+  template void ssim_band_backward<T>(const T*, const T*, const double*, bool, T*, T*, const Ssim&, int64_t, int64_t, double*);
+FHRT_SSIM(float)
+FHRT_SSIM(double)
+FHRT_SSIM(Half)
+FHRT_SSIM(BFloat16)
+#undef FHRT_SSIM
+
+}  // namespace fhrt::FHRT_ISA
