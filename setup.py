@@ -20,7 +20,7 @@ ARCHS = "75;80;86;89;90;120"
 ISAS = {"base": [], "avx2": ["-mavx2", "-mfma", "-mbmi2"]}
 ISAS["avx512"] = [*ISAS["avx2"], *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "cd"))]
 # Speed only: the kernels neither trap floating-point exceptions nor read errno.
-OPTIONS = ["-O3", "-std=c++17", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
+OPTIONS = ["-O3", "-std=c++17", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 
 ParallelCompile("FHRT_BUILD_JOBS", default=0).install()
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks model lite` and `python -m benchmarks ops`: tables on the screen, JSON with the machine's description."""
+"""`python -m benchmarks model lite` and `python -m benchmarks kernels`: tables on the screen, JSON with the machine's description."""
 
 import json
 import os
@@ -66,17 +66,37 @@ def model(
 
 
 @app.command()
-def ops(threads: Threads = CORES, runs: Runs = 100, warmup: Warmup = 10, json_file: Json = None) -> None:
-    """Time each native op beside its usual alternative (needs torch and scikit-image)."""
-    from benchmarks import ops as native
+def kernels(
+    device: Annotated[str, typer.Option(help='Torch\'s name: "cpu" or "cuda".')] = "cpu",
+    threads: Threads = CORES,
+    runs: Runs = 100,
+    warmup: Warmup = 10,
+    json_file: Json = None,
+) -> None:
+    """Time each native op beside its usual alternative (needs torch). Exit code 1 where one is not as many times faster as it must be."""
+    from benchmarks import kernels as native
 
-    rows = native.measure(threads, runs, warmup)
-    table = Table("op", "shape", "native", "alternative", "", "ratio", title="ms per call, median (p95)")
+    rows, bandwidth = native.measure(device, threads, runs, warmup)
+    table = Table(
+        "op",
+        "shape",
+        "native",
+        "peer",
+        "times faster",
+        "required",
+        "GB/s",
+        "of copy",
+        title=f"ms per call, median (p95); copying: {bandwidth:.1f} GB/s",
+    )
     for row in rows:
-        times = (_milliseconds(row["native_ms"]), _milliseconds(row["alternative_ms"]))
-        table.add_row(row["op"], row["shape"], *times, row["alternative"], f"{row['ratio']:.2f}")
+        times = (_milliseconds(row["native_ms"]), _milliseconds(row["usual_ms"]))
+        style = None if row["reached"] else "red"
+        faster = (f"{row['times_faster']:.1f}", f"{row['required']:g}", f"{row['gb_per_s']:.1f}", f"{row['share_of_copy']:.0%}")
+        table.add_row(row["op"], row["shape"], *times, *faster, style=style)
     out.print(table)
-    _write(json_file, "ops", {"threads": threads, "runs": runs, "warmup": warmup}, rows)
+    _write(json_file, "kernels", {"device": device, "threads": threads, "runs": runs, "warmup": warmup}, rows, copy_gb_per_s=bandwidth)
+    if not all(row["reached"] for row in rows):
+        raise typer.Exit(1)
 
 
 def _milliseconds(times: dict[str, float]) -> str:

@@ -35,5 +35,5 @@ if command -v compute-sanitizer >/dev/null; then
       python -m pytest --noconftest -o addopts= -q -m gpu tests/ops/test_gpu.py -k "not 1080 and not capture and not (2-64-128)"
   done
 fi
-step ops 60 python -m benchmarks ops --json "$results/ops.json"
+step kernels 120 python -m benchmarks kernels --device cuda --json "$results/kernels.json"
 exit $failed

@@ -5,16 +5,20 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
-#include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings_cuda.h"
 #include "face_crop/face_crop.h"
 #include "isa.h"
 #include "parallel.h"
 #include "pixel_shuffle/pixel_shuffle.h"
+#include "pool.h"
 #include "ssim/ssim.h"
 #include "stn_sample/stn_sample.h"
 #include "to_image/to_image.h"
@@ -54,6 +58,28 @@ T* mutable_data(py::array& array) {
   return static_cast<T*>(array.mutable_data());  // throws where the array is read-only
 }
 
+// An array for an op's output, from the pool where it is large.
+py::array empty(const std::vector<int64_t>& shape, const py::dtype& dtype) {
+  size_t size = static_cast<size_t>(dtype.itemsize());
+  for (const int64_t length : shape) {
+    require(length >= 0, "empty: negative size");
+    require(length == 0 || size <= (size_t{1} << 46) / static_cast<size_t>(length), "empty: too large");
+    size *= static_cast<size_t>(length);
+  }
+  if (size < fhrt::kPooled) return py::array(dtype, shape);
+  struct Owner {
+    void* block;
+    size_t size;
+  };
+  auto owner = std::make_unique<Owner>(Owner{fhrt::take_block(size), size});
+  void* block = owner->block;
+  const py::capsule base(owner.release(), [](void* pointer) {
+    const std::unique_ptr<Owner> owner(static_cast<Owner*>(pointer));
+    fhrt::give_block(owner->block, owner->size);
+  });
+  return py::array(dtype, shape, {}, block, base);
+}
+
 fhrt::Strides strides(const py::array& array) {
   const int64_t size = array.itemsize();
   for (int i = 0; i < 4; ++i) require(array.strides(i) % size == 0, "strides must be whole elements");
@@ -79,6 +105,11 @@ void require_apart(const py::array& out, const py::array& input) {
   require(b <= c || d <= a, "out overlaps an input");
 }
 
+void require_finite(const py::array& maps, const char* message) {
+  const float* values = data<float>(maps);
+  for (int64_t k = 0; k < maps.size(); ++k) require(std::isfinite(values[k]), message);
+}
+
 bool has_shape(const py::array& array, std::initializer_list<int64_t> shape) {
   return array.ndim() == static_cast<int64_t>(shape.size()) && std::equal(shape.begin(), shape.end(), array.shape());
 }
@@ -95,6 +126,7 @@ fhrt::StnSample stn_settings(const py::array& x, const py::array& theta, const p
 
 void stn_sample(const py::array& x, const py::array& theta, py::array& out, bool align_corners, bool border, int upsample) {
   const fhrt::StnSample p = stn_settings(x, theta, out, align_corners, border, upsample);
+  require_finite(theta, "stn_sample: theta holds NaN or infinity");
   const fhrt::Strides xs = strides(x), os = strides(out);
   require_apart(out, x);
   by_type(x, [&](auto* type) {
@@ -247,6 +279,8 @@ void face_crop(const py::array& frame, const py::array& transforms, const py::ar
   require((channels == 1 || frame.strides(2) == 1) && pixel == channels && row >= pixel * frame.shape(1), "face_crop: a row's pixels must lie together");
   require(holds<float>(transforms) && contiguous(transforms) && has_shape(transforms, {transforms.shape(0), 2, 3}),
           "face_crop: transforms must be contiguous float32 [N, 2, 3]");
+  require_finite(transforms, "face_crop: transforms holds NaN or infinity");
+  require(row * frame.shape(0) < (int64_t{1} << 31), "face_crop: frame too large");
   for (const py::array* each : {&mean, &std})
     require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {channels}), "face_crop: mean and std must be float32, one per channel");
   require(out.ndim() == 4 && holds<float>(out) && contiguous(out) && out.shape(0) == transforms.shape(0) && out.shape(1) == channels && out.shape(2) > 0 &&
@@ -275,6 +309,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ssim", &ssim);
   m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
+  m.def("empty", &empty);
   m.def("isa", &fhrt::isa_name);
   m.def("set_num_threads", &fhrt::set_num_threads);
   m.def("get_num_threads", &fhrt::get_num_threads);

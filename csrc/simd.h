@@ -12,7 +12,7 @@
 #define FHRT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define FHRT_SHUFFLE(a, b, ...) \
-  __builtin_shuffle(a, b, typename ::fhrt::FHRT_ISA::MaskOf<sizeof((a)[0]), sizeof(a) / sizeof((a)[0])>::type{__VA_ARGS__})
+  __builtin_shuffle(a, b, ::fhrt::FHRT_ISA::Mask<sizeof((a)[0]), sizeof(a) / sizeof((a)[0])>{__VA_ARGS__})
 #endif
 
 namespace fhrt::FHRT_ISA {
@@ -37,6 +37,10 @@ template <int L>
 struct MaskOf<2, L> : VectorOf<uint16_t, L> {};
 template <int L>
 struct MaskOf<4, L> : VectorOf<int32_t, L> {};
+template <int L>
+struct MaskOf<8, L> : VectorOf<int64_t, L> {};
+template <int Bytes, int L>
+using Mask = typename MaskOf<Bytes, L>::type;
 template <int L>
 using Floats = typename VectorOf<float, L>::type;
 template <int L>
@@ -64,9 +68,9 @@ FHRT_INLINE void store(T* p, Floats<L> v) {
 
 // Four bytes, the lowest first.
 FHRT_INLINE Floats<4> widen(uint32_t bytes) {
-  typename VectorOf<uint32_t, 4>::type first = {bytes, 0, 0, 0};
-  typename VectorOf<uint8_t, 16>::type as_bytes, none = {};
-  typename VectorOf<uint16_t, 8>::type as_words, no_words = {};
+  const VectorOf<uint32_t, 4>::type first = {bytes, 0, 0, 0};
+  VectorOf<uint8_t, 16>::type as_bytes, none = {};
+  VectorOf<uint16_t, 8>::type as_words, no_words = {};
   __builtin_memcpy(&as_bytes, &first, 16);
   as_bytes = FHRT_SHUFFLE(as_bytes, none, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   __builtin_memcpy(&as_words, &as_bytes, 16);
@@ -103,7 +107,7 @@ struct Lanes {
   }
 };
 
-// out[c * out_stride + r] = in[r * in_stride + c] for a square of S, 4 or 8.
+// out[c * out_stride + r] = in[r * in_stride + c] for a square of S: 4, 8 or 16.
 template <int S, typename In, typename Out>
 FHRT_INLINE void transpose(const In* in, int64_t in_stride, Out* out, int64_t out_stride) {
   Floats<S> a[S], b[S];
@@ -116,6 +120,28 @@ FHRT_INLINE void transpose(const In* in, int64_t in_stride, Out* out, int64_t ou
     for (int r = 0; r < 2; ++r) {
       a[2 * r] = FHRT_SHUFFLE(b[r], b[r + 2], 0, 1, 4, 5);
       a[2 * r + 1] = FHRT_SHUFFLE(b[r], b[r + 2], 2, 3, 6, 7);
+    }
+  } else if constexpr (S == 16) {
+    // Pairs, fours, then the quarters of a register, in two steps: alternate quarters side by side, then each to its column.
+    for (int r = 0; r < 16; r += 2) {
+      b[r] = FHRT_SHUFFLE(a[r], a[r + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+      b[r + 1] = FHRT_SHUFFLE(a[r], a[r + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    }
+    for (int r = 0; r < 16; r += 4) {
+      for (int k = 0; k < 2; ++k) {
+        a[r + 2 * k] = FHRT_SHUFFLE(b[r + k], b[r + k + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+        a[r + 2 * k + 1] = FHRT_SHUFFLE(b[r + k], b[r + k + 2], 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+      }
+    }
+    for (int r = 0; r < 16; r += 8) {
+      for (int k = 0; k < 4; ++k) {
+        b[r + k] = FHRT_SHUFFLE(a[r + k], a[r + k + 4], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+        b[r + k + 4] = FHRT_SHUFFLE(a[r + k], a[r + k + 4], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+      }
+    }
+    for (int k = 0; k < 8; ++k) {
+      a[k] = FHRT_SHUFFLE(b[k], b[k + 8], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+      a[k + 8] = FHRT_SHUFFLE(b[k], b[k + 8], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
     }
   } else {
     // Pairs, then fours within the halves of a register, then the halves themselves.
@@ -139,7 +165,7 @@ FHRT_INLINE void transpose(const In* in, int64_t in_stride, Out* out, int64_t ou
 }
 
 template <int L>
-constexpr int kSquare = L < 8 || kWide < 8 ? 4 : 8;
+constexpr int kSquare = L < kWide ? L : kWide;
 
 // Pixels that one call of to_pixels or from_pixels moves at most.
 constexpr int kPixels = 16;
@@ -170,16 +196,22 @@ template <int L, typename T>
 FHRT_INLINE void from_pixels(const float* pixels, T* p, int64_t channel_stride, int64_t pixel_stride, int channels, int count) {
   if (pixel_stride == 1) {
     constexpr int kS = kSquare<L>;
-    alignas(64) float planes[L * kPixels];
-    for (int k = 0; k < kPixels; k += kS)
-      for (int c = 0; c < L; c += kS) transpose<kS>(pixels + k * L + c, L, planes + c * kPixels + k, kPixels);
-    for (int c = 0; c < channels; ++c) {
-      T* row = p + c * channel_stride;
-      const float* plane = planes + c * kPixels;
-      if (count == kPixels) {
-        for (int k = 0; k < kPixels; k += kWide) store<kWide>(row + k, load<kWide>(plane + k));
-      } else {
-        for (int k = 0; k < count; ++k) row[k] = from_float<T>(plane[k]);
+    for (int c = 0; c < channels; c += kS) {
+      for (int k = 0; k < count; k += kS) {
+        T* corner = p + c * channel_stride + k;
+        if (c + kS <= channels && k + kS <= count) {
+          transpose<kS>(pixels + k * L + c, L, corner, channel_stride);
+        } else {
+          alignas(64) float square[kS * kS];
+          transpose<kS>(pixels + k * L + c, L, square, kS);
+          for (int r = 0; r < kS && c + r < channels; ++r) {
+            if (k + kS <= count) {
+              store<kS>(corner + r * channel_stride, load<kS>(square + r * kS));
+            } else {
+              for (int m = 0; m < count - k; ++m) corner[r * channel_stride + m] = from_float<T>(square[r * kS + m]);
+            }
+          }
+        }
       }
     }
     return;

@@ -19,14 +19,16 @@ __global__ void __launch_bounds__(kThreads)
   float level[C] = {};
   for (int sy = 0; sy < ky; ++sy) {
     for (int sx = 0; sx < kx; ++sx) {
-      const CropSample s = crop_sample(t, pixel / p.out_w, pixel % p.out_w, sx, sy, kx, ky, p);
-      const uint8_t *top = frame + s.y0 * p.row_bytes, *bottom = frame + s.y1 * p.row_bytes;
+      float x, y, ax, ay;
+      int x0, y0;
+      crop_position(t, static_cast<int>(pixel / p.out_w), static_cast<int>(pixel % p.out_w), sx, sy, kx, ky, x, y);
+      crop_neighbours(x, static_cast<int>(p.frame_w), x0, ax);
+      crop_neighbours(y, static_cast<int>(p.frame_h), y0, ay);
+      const uint8_t* top = frame + y0 * p.row_bytes + x0 * C;
+      const uint8_t* bottom = top + (p.frame_h > 1 ? p.row_bytes : 0);
+      const int right = p.frame_w > 1 ? C : 0;
 #pragma unroll
-      for (int c = 0; c < C; ++c) {
-        const float a = top[s.x0 * C + c], b = top[s.x1 * C + c], d = bottom[s.x0 * C + c], e = bottom[s.x1 * C + c];
-        const float upper = a + s.ax * (b - a), lower = d + s.ax * (e - d);
-        level[c] += upper + s.ay * (lower - upper);
-      }
+      for (int c = 0; c < C; ++c) level[c] += crop_level(top[c], top[right + c], bottom[c], bottom[right + c], ax, ay);
     }
   }
   const float share = 1 / static_cast<float>(kx * ky);

@@ -14,24 +14,27 @@ FHRT_HD int crop_samples(float dx, float dy, const FaceCrop& p) {
   return wanted > 1 ? static_cast<int>(wanted < most ? wanted : most) : 1;
 }
 
-FHRT_HD float within(float v, int64_t size) {
-  const float last = static_cast<float>(size - 1);
-  return v > 0 ? (v < last ? v : last) : 0.0f;
+// Position in the frame, by transform t[6], of sample (sx, sy) of the kx x ky that are spread evenly over the area of crop pixel (i, j).
+FHRT_HD void crop_position(const float* t, int i, int j, int sx, int sy, int kx, int ky, float& x, float& y) {
+  const float u = static_cast<float>(j) + ((static_cast<float>(sx) + 0.5f) / static_cast<float>(kx) - 0.5f);
+  const float v = static_cast<float>(i) + ((static_cast<float>(sy) + 0.5f) / static_cast<float>(ky) - 0.5f);
+  x = t[0] * u + t[1] * v + t[2];
+  y = t[3] * u + t[4] * v + t[5];
 }
 
-// The four pixels around one sample, and how far it lies from the first.
-struct CropSample {
-  int64_t x0, x1, y0, y1;
-  float ax, ay;
-};
+// A position along one axis as a pixel, never the last, and how far it lies on the way to the next: beyond the border, 0 or 1.
+FHRT_HD void crop_neighbours(float v, int size, int& first, float& fraction) {
+  const float last = static_cast<float>(size - 1), before = static_cast<float>(size > 1 ? size - 2 : 0);
+  v = v > 0 ? (v < last ? v : last) : 0.0f;
+  const float below = floorf(v), start = below < before ? below : before;
+  first = static_cast<int>(start);
+  fraction = v - start;
+}
 
-// Sample (sx, sy) of the kx x ky that are spread evenly over the area of crop pixel (i, j), by transform t[6].
-FHRT_HD CropSample crop_sample(const float* t, int64_t i, int64_t j, int sx, int sy, int kx, int ky, const FaceCrop& p) {
-  const float u = static_cast<float>(j) + (static_cast<float>(sx) + 0.5f) / static_cast<float>(kx) - 0.5f;
-  const float v = static_cast<float>(i) + (static_cast<float>(sy) + 0.5f) / static_cast<float>(ky) - 0.5f;
-  const float x = within(t[0] * u + t[1] * v + t[2], p.frame_w), y = within(t[3] * u + t[4] * v + t[5], p.frame_h);
-  const int64_t x0 = static_cast<int64_t>(x), y0 = static_cast<int64_t>(y);
-  return {x0, x0 + 1 < p.frame_w ? x0 + 1 : x0, y0, y0 + 1 < p.frame_h ? y0 + 1 : y0, x - static_cast<float>(x0), y - static_cast<float>(y0)};
+// Bilinear, down the columns first.
+FHRT_HD float crop_level(float top_left, float top_right, float bottom_left, float bottom_right, float ax, float ay) {
+  const float left = top_left + ay * (bottom_left - top_left), right = top_right + ay * (bottom_right - top_right);
+  return left + ax * (right - left);
 }
 
 }  // namespace fhrt

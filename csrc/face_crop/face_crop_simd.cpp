@@ -6,43 +6,70 @@
 namespace fhrt::FHRT_ISA {
 namespace {
 
-// The channels of one pixel in the lanes of a register; four bytes are read where the frame has them.
-template <int C>
-FHRT_INLINE Floats<4> read_pixel(const uint8_t* pixel, const uint8_t* end) {
-  uint32_t bytes = 0;
-  if (C == 4 || pixel + 4 <= end) {
-    __builtin_memcpy(&bytes, pixel, 4);
-  } else {
-    __builtin_memcpy(&bytes, pixel, C);
+// One sample of kPixels pixels of a row of a crop: offsets of the top left neighbours into the frame, and the way to the others.
+struct Samples {
+  alignas(64) int32_t offset[kPixels];
+  alignas(64) float ax[kPixels], ay[kPixels];
+};
+
+// Not inlined, and on copies, which no store can change: so the compiler turns the loop into vectors.
+__attribute__((noinline)) void find_samples(const float* transform, int i, int j0, int sx, int sy, int kx, int ky, const FaceCrop& settings,
+                                            Samples& samples) {
+  const float t[6] = {transform[0], transform[1], transform[2], transform[3], transform[4], transform[5]};
+  const int width = static_cast<int>(settings.frame_w), height = static_cast<int>(settings.frame_h);
+  const int row_bytes = static_cast<int>(settings.row_bytes), channels = static_cast<int>(settings.channels);
+  for (int k = 0; k < kPixels; ++k) {
+    float x, y, ax, ay;
+    int x0, y0;
+    crop_position(t, i, j0 + k, sx, sy, kx, ky, x, y);
+    crop_neighbours(x, width, x0, ax);
+    crop_neighbours(y, height, y0, ay);
+    samples.offset[k] = y0 * row_bytes + x0 * channels;
+    samples.ax[k] = ax;
+    samples.ay[k] = ay;
   }
-  return widen(bytes);
 }
 
+// A pixel and its right neighbour, C bytes each, the pixel's lowest.
 template <int C>
-FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int64_t i, float* out, const FaceCrop& p) {
+FHRT_INLINE uint64_t read_pair(const uint8_t* pixel, const uint8_t* end, int right) {
+  uint64_t bytes = 0;
+  if (right == C && pixel + 8 <= end) {
+    __builtin_memcpy(&bytes, pixel, 8);
+  } else {  // at the frame's end, or in a frame of one column
+    for (int c = 0; c < C; ++c) bytes |= static_cast<uint64_t>(pixel[c]) << 8 * c | static_cast<uint64_t>(pixel[right + c]) << 8 * (C + c);
+  }
+  return bytes;
+}
+
+FHRT_INLINE Floats<4> between(Floats<4> a, Floats<4> b, float way) { return a + way * (b - a); }
+
+template <int C>
+FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int i, float* out, const FaceCrop& p) {
   const int kx = crop_samples(t[0], t[3], p), ky = crop_samples(t[1], t[4], p);
   const uint8_t* end = frame + (p.frame_h - 1) * p.row_bytes + p.frame_w * C;
-  const int64_t plane = p.out_h * p.out_w;
+  const int64_t plane = p.out_h * p.out_w, below = p.frame_h > 1 ? p.row_bytes : 0;
+  const int right = p.frame_w > 1 ? C : 0;
   Floats<4> mean = {}, deviation = {1, 1, 1, 1};
   for (int c = 0; c < C; ++c) mean[c] = p.mean[c], deviation[c] = p.std[c];
   const float share = 1 / static_cast<float>(kx * ky);
+  Samples samples;
   for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
     const int count = static_cast<int>(p.out_w - j0 < kPixels ? p.out_w - j0 : kPixels);
     alignas(64) float pixels[kPixels * 4] = {};
-    for (int k = 0; k < count; ++k) {
-      Floats<4> level = {};
-      for (int sy = 0; sy < ky; ++sy) {
-        for (int sx = 0; sx < kx; ++sx) {
-          const CropSample s = crop_sample(t, i, j0 + k, sx, sy, kx, ky, p);
-          const uint8_t *top = frame + s.y0 * p.row_bytes, *bottom = frame + s.y1 * p.row_bytes;
-          const Floats<4> a = read_pixel<C>(top + s.x0 * C, end), b = read_pixel<C>(top + s.x1 * C, end);
-          const Floats<4> d = read_pixel<C>(bottom + s.x0 * C, end), e = read_pixel<C>(bottom + s.x1 * C, end);
-          const Floats<4> upper = a + s.ax * (b - a), lower = d + s.ax * (e - d);
-          level += upper + s.ay * (lower - upper);
+    for (int sy = 0; sy < ky; ++sy) {
+      for (int sx = 0; sx < kx; ++sx) {
+        find_samples(t, i, static_cast<int>(j0), sx, sy, kx, ky, p, samples);
+        for (int k = 0; k < count; ++k) {
+          const uint8_t* corner = frame + samples.offset[k];
+          const uint64_t top = read_pair<C>(corner, end, right), bottom = read_pair<C>(corner + below, end, right);
+          const Floats<4> left = between(widen(static_cast<uint32_t>(top)), widen(static_cast<uint32_t>(bottom)), samples.ay[k]);
+          const Floats<4> next = between(widen(static_cast<uint32_t>(top >> 8 * C)), widen(static_cast<uint32_t>(bottom >> 8 * C)), samples.ay[k]);
+          store<4>(pixels + k * 4, load<4>(pixels + k * 4) + between(left, next, samples.ax[k]));
         }
       }
-      store<4>(pixels + k * 4, (level * share - mean) / deviation);
     }
+    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) * share - mean) / deviation);
     from_pixels<4>(pixels, out + i * p.out_w + j0, plane, 1, C, count);
   }
 }
@@ -51,7 +78,8 @@ FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int64_t i, float
 
 void crop_rows(const uint8_t* frame, const float* transforms, float* out, const FaceCrop& p, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
-    const int64_t n = row / p.out_h, i = row % p.out_h;
+    const int64_t n = row / p.out_h;
+    const int i = static_cast<int>(row % p.out_h);
     float* target = out + n * p.channels * p.out_h * p.out_w;
     if (p.channels == 1) crop_row<1>(frame, transforms + n * 6, i, target, p);
     if (p.channels == 2) crop_row<2>(frame, transforms + n * 6, i, target, p);

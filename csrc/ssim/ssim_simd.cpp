@@ -21,16 +21,50 @@ FHRT_INLINE void put(T* p, double v) {
   *p = from_float<T>(static_cast<float>(v));
 }
 
-// out[j] = sum over k of weights[k] * in[j + k].
+constexpr int kDoubles = kWide / 2;
+using Doubles = VectorOf<double, kDoubles>::type;
+
+// Lanes `shift` to shift + kDoubles of a and b side by side.
+template <int Shift>
+FHRT_INLINE Doubles slide(Doubles a, Doubles b) {
+  if constexpr (Shift == 0) return a;
+  if constexpr (kDoubles == 2) return FHRT_SHUFFLE(a, b, 1, 2);
+  if constexpr (kDoubles == 4) return FHRT_SHUFFLE(a, b, Shift, Shift + 1, Shift + 2, Shift + 3);
+  if constexpr (kDoubles == 8)
+    return FHRT_SHUFFLE(a, b, Shift, Shift + 1, Shift + 2, Shift + 3, Shift + 4, Shift + 5, Shift + 6, Shift + 7);
+}
+
+// Adds the window's terms K and after, for the vector at `in`. Every other neighbour comes out of the registers and the rest out of memory:
+// nearly every such load crosses a cache line, so neither way alone is as fast.
+template <int K>
+FHRT_INLINE Doubles add_terms(const double* in, const Doubles* blocks, const double* w, Doubles sum) {
+  if constexpr (K == kUsual) {
+    return sum;
+  } else {
+    Doubles term;
+    if constexpr (K % 2 == 0) {
+      term = slide<K % kDoubles>(blocks[K / kDoubles], blocks[K / kDoubles + (K % kDoubles > 0)]);
+    } else {
+      __builtin_memcpy(&term, in + K, sizeof term);
+    }
+    return add_terms<K + 1>(in, blocks, w, sum + w[K] * term);
+  }
+}
+
+// out[j] = sum over k of weights[k] * in[j + k]; `in` and `out` have room up to the next multiple of kDoubles and a window.
 __attribute__((noinline)) void filter_along(const double* __restrict__ in, const double* __restrict__ weights, int window,
                                             double* __restrict__ out, int64_t count) {
   if (window == kUsual) {
+    constexpr int kBlocks = (kUsual - 1 + kDoubles - 1) / kDoubles + 1;
     double w[kUsual];
     for (int k = 0; k < kUsual; ++k) w[k] = weights[k];
-    for (int64_t j = 0; j < count; ++j) {
-      double sum = w[0] * in[j];
-      for (int k = 1; k < kUsual; ++k) sum += w[k] * in[j + k];
-      out[j] = sum;
+    Doubles blocks[kBlocks];
+    for (int k = 1; k < kBlocks; ++k) __builtin_memcpy(&blocks[k], in + (k - 1) * kDoubles, sizeof(Doubles));
+    for (int64_t j = 0; j < count; j += kDoubles) {
+      for (int k = 1; k < kBlocks; ++k) blocks[k - 1] = blocks[k];
+      __builtin_memcpy(&blocks[kBlocks - 1], in + j + (kBlocks - 1) * kDoubles, sizeof(Doubles));
+      const Doubles sum = add_terms<1>(in + j, blocks, w, w[0] * blocks[0]);
+      __builtin_memcpy(out + j, &sum, sizeof(Doubles));
     }
     return;
   }
@@ -112,19 +146,31 @@ FHRT_INLINE void multiply(const T* __restrict__ a, const T* __restrict__ b, doub
   }
 }
 
-// Rows of moments of one plane, one after another.
+template <typename T>
+FHRT_INLINE void put_row(const double* __restrict__ one, const double* __restrict__ twice, const double* __restrict__ other,
+                         const T* __restrict__ self, const T* __restrict__ partner, T* __restrict__ grad, int64_t count) {
+  for (int64_t x = 0; x < count; ++x) put(grad + x, one[x] + 2 * to_double(self[x]) * twice[x] + to_double(partner[x]) * other[x]);
+}
+
+// Rows of moments of a strip of one plane's windows, one after another.
 template <typename T>
 struct Moments {
   const T *a, *b;
   const Ssim& p;
+  int64_t count;            // windows in a row of the strip
+  int64_t from, to, start;  // the plane's columns that they hold, and where the first stands in `line`: zeros are around
   double *line, *sums;
   Ring ring;
-  int64_t y;  // row of the plane that comes next, its padding counted from -pad
+  int64_t y;  // row of the plane that comes next
 
-  // `scratch`: kMoments * (window + 2) rows. The first row of windows that it gives is `row0`.
-  FHRT_INLINE Moments(const T* a_, const T* b_, const Ssim& p_, int64_t row0, double* scratch)
-      : a(a_), b(b_), p(p_), line(scratch), sums(scratch + kMoments * ssim_stride(p_)),
+  // Windows [column0, column1) of the rows from `row0` on; `scratch`: kMoments * (window + 2) rows.
+  FHRT_INLINE Moments(const T* a_, const T* b_, const Ssim& p_, int64_t row0, int64_t column0, int64_t column1, double* scratch)
+      : a(a_), b(b_), p(p_), count(column1 - column0), line(scratch), sums(scratch + kMoments * ssim_stride(p_)),
         ring{scratch + 2 * kMoments * ssim_stride(p_), ssim_stride(p_), static_cast<int>(p_.window), 0}, y(row0 - p_.pad()) {
+    const int64_t left = column0 - p.pad(), right = column1 - p.pad() + p.window - 1;
+    from = left > 0 ? left : 0;
+    to = right < p.w ? right : p.w;
+    start = from - left;
     clear(line, kMoments * ring.stride);
     for (int k = 1; k < ring.window; ++k) push();
   }
@@ -134,8 +180,8 @@ struct Moments {
     if (y < 0 || y >= p.h) {
       clear(row, kMoments * ring.stride);
     } else {
-      multiply(a + y * p.w, b + y * p.w, line + p.pad(), ring.stride, p.w);
-      for (int m = 0; m < kMoments; ++m) filter_along(line + m * ring.stride, p.weights, ring.window, row + m * ring.stride, p.out_w());
+      multiply(a + y * p.w + from, b + y * p.w + from, line + start, ring.stride, to - from);
+      for (int m = 0; m < kMoments; ++m) filter_along(line + m * ring.stride, p.weights, ring.window, row + m * ring.stride, count);
     }
     ++y;
   }
@@ -143,25 +189,25 @@ struct Moments {
   // The next row of windows: its moments, in `sums`.
   FHRT_INLINE void next() {
     push();
-    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, sums + m * ring.stride, p.out_w());
+    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, sums + m * ring.stride, count);
   }
 };
 
 }  // namespace
 
 template <typename T>
-double ssim_band(const T* a, const T* b, double* map, const Ssim& p, int64_t row0, int64_t row1, double* scratch) {
+double ssim_tile(const T* a, const T* b, double* map, const Ssim& p, const SsimTile& tile, double* scratch) {
   constexpr int kSums = 8;  // side by side, so that adding up is vectors too
-  const int64_t stride = ssim_stride(p), out_w = p.out_w(), whole = (out_w + kSums - 1) / kSums * kSums;
+  const int64_t stride = ssim_stride(p), count = tile.column1 - tile.column0, whole = (count + kSums - 1) / kSums * kSums;
   double* values = scratch;
   clear(values, stride);
-  Moments<T> moments(a, b, p, row0, scratch + stride);
+  Moments<T> moments(a, b, p, tile.row0, tile.column0, tile.column1, scratch + stride);
   double total[kSums] = {};
-  for (int64_t i = row0; i < row1; ++i) {
+  for (int64_t i = tile.row0; i < tile.row1; ++i) {
     moments.next();
-    find_values(moments.sums, stride, p.c1, p.c2, values, out_w);
+    find_values(moments.sums, stride, p.c1, p.c2, values, count);
     if (map)
-      for (int64_t j = 0; j < out_w; ++j) map[i * out_w + j] = values[j];
+      for (int64_t j = 0; j < count; ++j) map[i * p.out_w() + tile.column0 + j] = values[j];
     for (int64_t j = 0; j < whole; j += kSums)
       for (int k = 0; k < kSums; ++k) total[k] += values[j + k];
   }
@@ -171,47 +217,47 @@ double ssim_band(const T* a, const T* b, double* map, const Ssim& p, int64_t row
 }
 
 template <typename T>
-void ssim_band_backward(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p,
-                        int64_t row0, int64_t row1, double* scratch) {
+void ssim_tile_backward(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p,
+                        const SsimTile& tile, double* scratch) {
   const int64_t stride = ssim_stride(p), out_h = p.out_h(), out_w = p.out_w(), pad = p.pad(), reach = p.window - 1;
+  const int64_t width = tile.column1 - tile.column0;
   double *given = scratch, *line = given + stride, *factors = line + kMoments * stride;
   Ring ring{factors + kMoments * stride, stride, static_cast<int>(p.window), 0};
-  // Row y is in the windows of rows y + pad - reach to y + pad.
-  const int64_t first = row0 + pad - reach > 0 ? row0 + pad - reach : 0;
-  Moments<T> moments(a, b, p, first, ring.rows + kMoments * p.window * stride);
+  // Pixel (y, x) is in the windows from (y + pad - reach, x + pad - reach) to (y + pad, x + pad); the weights are symmetric.
+  const int64_t first_i = tile.row0 + pad - reach > 0 ? tile.row0 + pad - reach : 0;
+  const int64_t left = tile.column0 + pad - reach, first_j = left > 0 ? left : 0;
+  const int64_t end_j = tile.column1 + pad < out_w ? tile.column1 + pad : out_w, count = end_j - first_j;
+  Moments<T> moments(a, b, p, first_i, first_j, end_j, ring.rows + kMoments * p.window * stride);
   clear(line, kMoments * stride);
   clear(ring.rows, kMoments * p.window * stride);
-  for (int64_t j = 0; j < out_w; ++j) given[j] = *upstream;
-  for (int64_t i = first; i < row1 + pad; ++i) {
+  for (int64_t j = 0; j < count; ++j) given[j] = *upstream;
+  for (int64_t i = first_i; i < tile.row1 + pad; ++i) {
     double* row = ring.next();
     if (i < out_h) {
       moments.next();
       if (upstream_is_map)
-        for (int64_t j = 0; j < out_w; ++j) given[j] = upstream[i * out_w + j];
-      find_slopes(moments.sums, stride, p.c1, p.c2, given, out_w);
+        for (int64_t j = 0; j < count; ++j) given[j] = upstream[i * out_w + first_j + j];
+      find_slopes(moments.sums, stride, p.c1, p.c2, given, count);
       for (int m = 0; m < kMoments; ++m) {
-        // Pixel x is in the windows x + pad - reach to x + pad; the weights are symmetric.
-        for (int64_t j = 0; j < out_w; ++j) line[m * stride + reach + j] = moments.sums[m * stride + j];
-        filter_along(line + m * stride + pad, p.weights, ring.window, row + m * stride, p.w);
+        for (int64_t j = 0; j < count; ++j) line[m * stride + first_j - left + j] = moments.sums[m * stride + j];
+        filter_along(line + m * stride, p.weights, ring.window, row + m * stride, width);
       }
     } else {
       clear(row, kMoments * stride);
     }
     const int64_t y = i - pad;
-    if (y < row0) continue;
-    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, factors + m * stride, p.w);
+    if (y < tile.row0) continue;
+    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, factors + m * stride, width);
     const double *one_a = factors, *one_b = factors + stride, *twice = factors + 2 * stride, *other = factors + 3 * stride;
-    const T *ra = a + y * p.w, *rb = b + y * p.w;
-    if (grad_a)
-      for (int64_t x = 0; x < p.w; ++x) put(grad_a + y * p.w + x, one_a[x] + 2 * to_double(ra[x]) * twice[x] + to_double(rb[x]) * other[x]);
-    if (grad_b)
-      for (int64_t x = 0; x < p.w; ++x) put(grad_b + y * p.w + x, one_b[x] + 2 * to_double(rb[x]) * twice[x] + to_double(ra[x]) * other[x]);
+    const int64_t at = y * p.w + tile.column0;
+    if (grad_a) put_row(one_a, twice, other, a + at, b + at, grad_a + at, width);
+    if (grad_b) put_row(one_b, twice, other, b + at, a + at, grad_b + at, width);
   }
 }
 
-#define FHRT_SSIM(T)                                                                                                          \
-  template double ssim_band<T>(const T*, const T*, double*, const Ssim&, int64_t, int64_t, double*);                          \
-  template void ssim_band_backward<T>(const T*, const T*, const double*, bool, T*, T*, const Ssim&, int64_t, int64_t, double*);
+#define FHRT_SSIM(T)                                                                                                 \
+  template double ssim_tile<T>(const T*, const T*, double*, const Ssim&, const SsimTile&, double*);                  \
+  template void ssim_tile_backward<T>(const T*, const T*, const double*, bool, T*, T*, const Ssim&, const SsimTile&, double*);
 FHRT_SSIM(float)
 FHRT_SSIM(double)
 FHRT_SSIM(Half)

@@ -1,4 +1,4 @@
-// ssim's work on a band of rows of one plane, for each instruction set.
+// ssim's work on a tile of one plane, for each instruction set.
 #pragma once
 #include "../isa.h"
 #include "../numeric.h"
@@ -6,18 +6,26 @@
 
 namespace fhrt {
 
-// Doubles of scratch for one call.
-FHRT_HD int64_t ssim_stride(const Ssim& p) { return (p.w + 3 * p.window + 15) / 8 * 8; }
+// Rows and columns of the map, or, on the way back, of the gradient.
+struct SsimTile {
+  int64_t row0, row1, column0, column1;
+};
+
+// Columns of a tile at most: the rows that the filters hold then fit into the first cache.
+constexpr int64_t kSsimColumns = 64, kSsimBackwardColumns = 32;
+
+// A row of the scratch and all of it, in doubles.
+FHRT_HD int64_t ssim_stride(const Ssim& p) { return (kSsimColumns + 3 * p.window + 15) / 8 * 8; }
 FHRT_HD int64_t ssim_scratch(const Ssim& p) { return ssim_stride(p) * (8 * p.window + 24); }
 
 FHRT_EACH_ISA(
-  // a, b: the plane. Rows [row0, row1) of the map; `map`, the plane's, may be null. Returns their sum.
+  // a, b: the plane. `map`, the plane's, may be null. Returns the tile's sum.
   template <typename T>
-  double ssim_band(const T* a, const T* b, double* map, const Ssim& p, int64_t row0, int64_t row1, double* scratch);
-  // Rows [row0, row1) of the gradients. `upstream`: of the plane's map, or one number for all of it.
+  double ssim_tile(const T* a, const T* b, double* map, const Ssim& p, const SsimTile& tile, double* scratch);
+  // `upstream`: of the plane's map, or one number for all of it. grad_a and grad_b, the plane's, may be null.
   template <typename T>
-  void ssim_band_backward(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p,
-                          int64_t row0, int64_t row1, double* scratch);
+  void ssim_tile_backward(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p,
+                          const SsimTile& tile, double* scratch);
 )
 
 }  // namespace fhrt

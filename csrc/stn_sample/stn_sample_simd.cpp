@@ -40,6 +40,7 @@ struct Taps {
   float weight[4][kPixels], slope_x[4][kPixels], slope_y[4][kPixels];
 };
 
+template <bool WithSlopes>
 FHRT_INLINE void find_taps(const float* t, int i, int j0, const StnSample& p, Taps& taps) {
   alignas(64) float px[kPixels], py[kPixels];
   AxisTaps x, y;
@@ -52,8 +53,10 @@ FHRT_INLINE void find_taps(const float* t, int i, int j0, const StnSample& p, Ta
     for (int k = 0; k < kPixels; ++k) {
       taps.index[m][k] = y.index[row][k] * width + x.index[column][k];
       taps.weight[m][k] = y.weight[row][k] * x.weight[column][k];
-      taps.slope_x[m][k] = y.weight[row][k] * x.slope[column][k];
-      taps.slope_y[m][k] = y.slope[row][k] * x.weight[column][k];
+      if constexpr (WithSlopes) {
+        taps.slope_x[m][k] = y.weight[row][k] * x.slope[column][k];
+        taps.slope_y[m][k] = y.slope[row][k] * x.weight[column][k];
+      }
     }
   }
 }
@@ -97,7 +100,7 @@ FHRT_INLINE void forward(const T* x, const Strides& xs, const float* t, T* out, 
   Taps taps;
   for (int64_t i = piece.row0; i < piece.row1; ++i) {
     for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
-      find_taps(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
+      find_taps<false>(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
       for (int k = 0; k < kPixels; ++k) {
         Lanes<L> sum = Lanes<L>::zero();
         for (int m = 0; m < 4; ++m) sum.add(taps.weight[m][k], Lanes<L>::from(packed + static_cast<int64_t>(taps.index[m][k]) * L));
@@ -125,7 +128,7 @@ FHRT_INLINE void backward(const T* grad, const Strides& gs, const T* x, const St
   for (int64_t i = 0; i < p.out_h; ++i) {
     const float v = to_normalised(static_cast<int>(i), p.out_h, p.align_corners);
     for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
-      find_taps(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
+      find_taps<true>(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
       const int count = static_cast<int>(p.out_w - j0 < kPixels ? p.out_w - j0 : kPixels);
       to_pixels<L>(grad + i * gs.h + j0 * gs.w, gs.c, gs.w, channels, count, pixels);
       for (int k = 0; k < count; ++k) {

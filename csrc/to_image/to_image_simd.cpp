@@ -1,3 +1,5 @@
+// Every input channel is read from its first pixel to its last and becomes bytes; then the bytes, a quarter as many and all in the first
+// cache, are put in order. Going row by row over all channels instead would be a cache miss for every few pixels.
 #include "to_image_simd.h"
 
 #include "../simd.h"
@@ -5,57 +7,61 @@
 namespace fhrt::FHRT_ISA {
 namespace {
 
-constexpr int kColumns = 512;  // of a picture's row that are worked on at a time
-
-// First the phases of each channel, then the channels: two interleavings that the compiler knows how to do with vectors.
-template <int F, typename T>
-FHRT_INLINE void interleave_phases(const T* __restrict__ source, int64_t channel_stride, float low, float scale, uint8_t* __restrict__ levels,
-                                   int count) {
-  for (int j = 0; j < count; ++j)
-    for (int b = 0; b < F; ++b) levels[j * F + b] = grey_level(to_float(source[b * channel_stride + j]), low, scale);
-}
-
 template <typename T>
-FHRT_INLINE void phases(const T* source, const Strides& xs, const ToImage& p, float scale, uint8_t* levels, int count) {
-  if (xs.w == 1 && p.factor == 1) return interleave_phases<1>(source, xs.c, p.low, scale, levels, count);
-  if (xs.w == 1 && p.factor == 2) return interleave_phases<2>(source, xs.c, p.low, scale, levels, count);
-  if (xs.w == 1 && p.factor == 4) return interleave_phases<4>(source, xs.c, p.low, scale, levels, count);
-  for (int64_t b = 0; b < p.factor; ++b)
-    for (int j = 0; j < count; ++j) levels[j * p.factor + b] = grey_level(to_float(source[b * xs.c + j * xs.w]), p.low, scale);
+FHRT_INLINE void levels_of(const T* __restrict__ source, int64_t stride, float low, float scale, uint8_t* __restrict__ levels, int64_t count) {
+  if (stride == 1) {
+    for (int64_t j = 0; j < count; ++j) levels[j] = grey_level(to_float(source[j]), low, scale);
+  } else {
+    for (int64_t j = 0; j < count; ++j) levels[j] = grey_level(to_float(source[j * stride]), low, scale);
+  }
 }
 
-template <int C>
-FHRT_INLINE void interleave_channels(const uint8_t (*levels)[kColumns], uint8_t* __restrict__ out, int count) {
-  for (int j = 0; j < count; ++j)
-    for (int c = 0; c < C; ++c) out[j * C + c] = levels[c][j];
+// out[j * F + b] = in[b * in_stride + j]: phases into a row, or rows of channels into pixels.
+template <int F>
+__attribute__((noinline)) void interleave(const uint8_t* __restrict__ in, int64_t in_stride, uint8_t* __restrict__ out, int64_t count) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int b = 0; b < F; ++b) out[j * F + b] = in[b * in_stride + j];
+}
+
+FHRT_INLINE void interleave(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t count, int64_t factor) {
+  if (factor == 1) return interleave<1>(in, in_stride, out, count);
+  if (factor == 2) return interleave<2>(in, in_stride, out, count);
+  if (factor == 3) return interleave<3>(in, in_stride, out, count);
+  if (factor == 4) return interleave<4>(in, in_stride, out, count);
+  for (int64_t b = 0; b < factor; ++b)
+    for (int64_t j = 0; j < count; ++j) out[j * factor + b] = in[b * in_stride + j];
 }
 
 }  // namespace
 
 template <typename T>
-void image_rows(const T* x, const Strides& xs, uint8_t* out, const ToImage& p, int64_t begin, int64_t end) {
-  const int64_t height = p.h * p.factor, width = p.w * p.factor, span = kColumns / p.factor;
+void image_rows(const T* x, const Strides& xs, uint8_t* out, const ToImage& p, int64_t n, int64_t row0, int64_t row1, uint8_t* scratch) {
+  const int64_t rows = row1 - row0, plane = rows * p.w, factor = p.factor, width = p.w * factor, inputs = p.channels * factor * factor;
   const float scale = 255.0f / (p.high - p.low);
-  alignas(64) uint8_t levels[kMaxImageChannels][kColumns];
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t n = task / height, y = task % height;
-    for (int64_t j = 0; j < p.w; j += span) {
-      const int count = static_cast<int>(p.w - j < span ? p.w - j : span), columns = count * p.factor;
-      for (int64_t c = 0; c < p.channels; ++c) {
-        const int64_t channel = (c * p.factor + y % p.factor) * p.factor;
-        phases(x + n * xs.n + channel * xs.c + y / p.factor * xs.h + j * xs.w, xs, p, scale, levels[c], count);
-      }
-      uint8_t* target = out + (task * width + j * p.factor) * p.channels;
-      if (p.channels == 1) interleave_channels<1>(levels, target, columns);
-      if (p.channels == 2) interleave_channels<2>(levels, target, columns);
-      if (p.channels == 3) interleave_channels<3>(levels, target, columns);
-      if (p.channels == 4) interleave_channels<4>(levels, target, columns);
+  uint8_t *levels = scratch, *line = scratch + inputs * plane;
+  for (int64_t channel = 0; channel < inputs; ++channel) {
+    const T* source = x + n * xs.n + channel * xs.c + row0 * xs.h;
+    uint8_t* target = levels + channel * plane;
+    if (xs.h == p.w * xs.w) {
+      levels_of(source, xs.w, p.low, scale, target, plane);
+    } else {
+      for (int64_t i = 0; i < rows; ++i) levels_of(source + i * xs.h, xs.w, p.low, scale, target + i * p.w, p.w);
     }
+  }
+  for (int64_t y = 0; y < rows * factor; ++y) {
+    const uint8_t* first = levels + y % factor * factor * plane + y / factor * p.w;  // channel 0, phase 0 of this row
+    uint8_t* target = out + ((n * p.h + row0) * factor + y) * width * p.channels;
+    if (factor == 1) {
+      interleave(first, plane, target, p.w, p.channels);
+      continue;
+    }
+    for (int64_t c = 0; c < p.channels; ++c) interleave(first + c * factor * factor * plane, plane, line + c * width, p.w, factor);
+    interleave(line, width, target, width, p.channels);
   }
 }
 
-template void image_rows<float>(const float*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t);
-template void image_rows<Half>(const Half*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t);
-template void image_rows<BFloat16>(const BFloat16*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t);
+template void image_rows<float>(const float*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t, int64_t, uint8_t*);
+template void image_rows<Half>(const Half*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t, int64_t, uint8_t*);
+template void image_rows<BFloat16>(const BFloat16*, const Strides&, uint8_t*, const ToImage&, int64_t, int64_t, int64_t, uint8_t*);
 
 }  // namespace fhrt::FHRT_ISA

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,16 +14,21 @@ from fhrt.errors import BadInputError
 
 def is_torch(array: Any) -> bool:
     """Whether this is a torch tensor (or parameter), found out without importing torch."""
-    return _is(array, "torch", "Tensor")
+    return _library(type(array)) == "torch"
 
 
 def is_cupy(array: Any) -> bool:
     """Whether this is a CuPy array, found out without importing CuPy."""
-    return _is(array, "cupy", "ndarray")
+    return _library(type(array)) == "cupy"
 
 
-def _is(array: Any, module: str, name: str) -> bool:
-    return any(base.__module__.partition(".")[0] == module and base.__name__ == name for base in type(array).__mro__)
+@lru_cache(maxsize=64)
+def _library(kind: type) -> str:
+    for base in kind.__mro__:
+        library = base.__module__.partition(".")[0]
+        if (library, base.__name__) in (("torch", "Tensor"), ("cupy", "ndarray")):
+            return library
+    return "numpy"
 
 
 def check_rank(op: str, name: str, array: Any, shape: str) -> None:
@@ -35,7 +42,7 @@ def check_rank(op: str, name: str, array: Any, shape: str) -> None:
 def as_numpy(op: str, name: str, array: Any, *dtypes: str) -> NDArray[Any]:
     """A NumPy array as it is; dtypes other than these are an error, since a silent conversion would hide a mistake."""
     array = np.asarray(array)
-    if array.dtype not in dtypes:
+    if array.dtype.name not in dtypes:
         raise BadInputError(f"{op}: {name} must be {' or '.join(dtypes)}, not {array.dtype}")
     return array
 
@@ -46,11 +53,6 @@ def check_affine(op: str, name: str, maps: Any, count: int | None = None) -> Non
         raise BadInputError(f"{op}: {name} must be an array [N, 2, 3], not {type(maps).__name__}")
     if maps.ndim != 3 or tuple(maps.shape[1:]) != (2, 3) or count not in (None, maps.shape[0]):
         raise BadInputError(f"{op}: {name} must be [{'N' if count is None else count}, 2, 3], not {list(maps.shape)}")
-
-
-def check_finite(op: str, name: str, array: NDArray[np.float32]) -> None:
-    if not np.isfinite(array).all():
-        raise BadInputError(f"{op}: {name} holds NaN or infinity")
 
 
 def check_out(op: str, out: Any, like: Any, shape: tuple[int, ...], dtype: str | None = None) -> None:
@@ -69,8 +71,8 @@ def _dtype(array: Any) -> str:
     return str(array.dtype).removeprefix("torch.")
 
 
-def call_native(op: str, function: Any, *arguments: Any) -> None:
-    """The native function, its own objections (overlapping or read-only arrays, layouts) as BadInputError."""
+def call_native(op: str, function: Callable[..., None], *arguments: Any) -> None:
+    """The native function, its own objections (layouts, overlapping or read-only arrays, NaN) as BadInputError."""
     try:
         function(*arguments)
     except (ValueError, TypeError) as error:

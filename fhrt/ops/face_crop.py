@@ -9,7 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_finite, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, is_cupy, is_torch
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def face_crop(frame: Any, transforms: Any, size: tuple[int, int], mean: ArrayLike, std: ArrayLike) -> Any:
@@ -31,7 +33,7 @@ def face_crop(frame: Any, transforms: Any, size: tuple[int, int], mean: ArrayLik
         from fhrt.ops import cupy, device
 
         return device.face_crop(cupy.ARRAYS, frame, transforms, size, *per_channel)
-    return _native(frame, transforms, np.empty(shape, np.float32), *per_channel)
+    return _native(frame, transforms, _C.empty(shape, _FLOAT32), *per_channel)
 
 
 def face_crop_out(frame: Any, transforms: Any, out: Any, mean: ArrayLike, std: ArrayLike, *, stream: int | None = None) -> Any:
@@ -65,20 +67,25 @@ def _check(
         raise BadInputError(f"face_crop: transforms must be float32, not {transforms.dtype}")
     if len(size) != 2 or min(size) < 1:
         raise BadInputError(f"face_crop: size must be two positive numbers, not {size}")
-    try:
-        means, deviations = (np.ascontiguousarray(np.broadcast_to(np.asarray(v, np.float32), (frame.shape[2],))) for v in (mean, std))
-    except ValueError as error:
-        raise BadInputError(f"face_crop: mean and std must be one number or {frame.shape[2]}") from error
-    if not (deviations > 0).all():
+    means, deviations = (_per_channel(value, frame.shape[2]) for value in (mean, std))
+    if not deviations.min() > 0:
         raise BadInputError("face_crop: std must be positive")
     return means, deviations
+
+
+def _per_channel(value: ArrayLike, channels: int) -> NDArray[np.float32]:
+    if isinstance(value, (int, float)):
+        return np.full(channels, value, np.float32)
+    try:
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float32), (channels,)))
+    except (ValueError, TypeError) as error:
+        raise BadInputError(f"face_crop: mean and std must be one number or {channels}") from error
 
 
 def _native(
     frame: Any, transforms: Any, out: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     frame, transforms = np.asarray(frame), as_numpy("face_crop", "transforms", transforms, "float32")
-    check_finite("face_crop", "transforms", transforms)
     height, width, channels = frame.shape
     row, pixel, channel = frame.strides
     # An axis of length 1 may have any stride.

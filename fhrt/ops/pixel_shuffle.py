@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
@@ -30,7 +31,8 @@ def pixel_shuffle(x: Any, factor: int, *, bias: Any = None, negative_slope: floa
         from fhrt.ops import cupy, device
 
         return device.pixel_shuffle(cupy.ARRAYS, x, factor, bias, _slope(negative_slope))
-    return pixel_shuffle_out(x, np.empty(_shape(x, factor), x.dtype), factor, bias=bias, negative_slope=negative_slope)
+    x = as_numpy("pixel_shuffle", "x", x, "float32", "float16")
+    return _native(x, _C.empty(_shape(x, factor), x.dtype), factor, bias, negative_slope)
 
 
 def pixel_shuffle_out(
@@ -47,7 +49,10 @@ def pixel_shuffle_out(
         from fhrt.ops import cupy, device
 
         return device.pixel_shuffle(cupy.ARRAYS, x, factor, bias, _slope(negative_slope), out, stream)
-    x = as_numpy("pixel_shuffle", "x", x, "float32", "float16")
+    return _native(as_numpy("pixel_shuffle", "x", x, "float32", "float16"), out, factor, bias, negative_slope)
+
+
+def _native(x: NDArray[Any], out: NDArray[Any], factor: int, bias: Any, negative_slope: float | None) -> NDArray[Any]:
     offsets = None if bias is None else np.ascontiguousarray(as_numpy("pixel_shuffle", "bias", bias, "float32", "float16"), np.float32)
     call_native("pixel_shuffle", _C.pixel_shuffle, x, out, factor, offsets, _slope(negative_slope))
     return out

@@ -13,6 +13,7 @@ from fhrt.errors import BadInputError
 from fhrt.ops.arrays import call_native, check_out, check_rank, is_cupy, is_torch
 
 K1, K2 = 0.01, 0.03
+_FLOAT64 = np.dtype(np.float64)
 
 
 @lru_cache(maxsize=16)
@@ -58,7 +59,7 @@ def ssim(
     else:
         shrink = 0 if same else window - 1
         shape = (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink)
-        values = _native(a, b, np.empty(shape if want_map else shape[:2]), weights, same, c1, c2)
+        values = _native(a, b, _C.empty(shape if want_map else shape[:2], _FLOAT64), weights, same, c1, c2)
     if want_map:
         return values
     if reduction == "none":
@@ -118,7 +119,7 @@ def _native(
 ) -> NDArray[np.float64]:
     """Into ``out``, the map [N, C, h, w] or the means [N, C]."""
     a, b = np.asarray(a), np.asarray(b)
-    if a.dtype != b.dtype or a.dtype not in ("float16", "float32", "float64"):
+    if a.dtype != b.dtype or a.dtype.name not in ("float16", "float32", "float64"):
         a, b = a.astype(np.float64), b.astype(np.float64)
     n, c, h, w = a.shape
     planes = (np.ascontiguousarray(x).reshape(n * c, h, w) for x in (a, b))

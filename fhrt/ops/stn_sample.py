@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_finite, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, is_cupy, is_torch
 
 LARGEST_SIDE = 1 << 20  # positions are float32: beyond, neighbouring pixels could no longer be told apart
 
@@ -42,8 +43,8 @@ def stn_sample(
         from fhrt.ops import cupy, device
 
         return device.stn_sample(cupy.ARRAYS, x, theta, h, w, align_corners, padding, upsample)
-    out = np.empty((x.shape[0], x.shape[1], h, w), x.dtype)
-    return stn_sample_out(x, theta, out, align_corners=align_corners, padding=padding, upsample=upsample)
+    x = as_numpy("stn_sample", "x", x, "float32", "float16")
+    return _native(x, theta, _C.empty((x.shape[0], x.shape[1], h, w), x.dtype), align_corners, padding, upsample)
 
 
 def stn_sample_out(
@@ -73,9 +74,13 @@ def stn_sample_out(
 
         h, w = out.shape[2:]
         return device.stn_sample(cupy.ARRAYS, x, theta, h, w, align_corners, padding, upsample, out, stream)
-    x, theta = as_numpy("stn_sample", "x", x, "float32", "float16"), as_numpy("stn_sample", "theta", theta, "float32")
-    check_finite("stn_sample", "theta", theta)
-    call_native("stn_sample", _C.stn_sample, x, np.ascontiguousarray(theta), out, align_corners, padding == "border", upsample)
+    x = as_numpy("stn_sample", "x", x, "float32", "float16")
+    return _native(x, theta, out, align_corners, padding, upsample)
+
+
+def _native(x: NDArray[Any], theta: Any, out: NDArray[Any], align_corners: bool, padding: str, upsample: int) -> NDArray[Any]:
+    theta = np.ascontiguousarray(as_numpy("stn_sample", "theta", theta, "float32"))
+    call_native("stn_sample", _C.stn_sample, x, theta, out, align_corners, padding == "border", upsample)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
@@ -12,6 +13,7 @@ from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, is_cup
 from fhrt.ops.pixel_shuffle import check_factor
 
 LARGEST_FACTOR = 64
+_UINT8 = np.dtype(np.uint8)
 
 
 def to_image(x: Any, factor: int = 1, *, low: float = -1.0, high: float = 1.0) -> Any:
@@ -30,7 +32,7 @@ def to_image(x: Any, factor: int = 1, *, low: float = -1.0, high: float = 1.0) -
         from fhrt.ops import cupy, device
 
         return device.to_image(cupy.ARRAYS, x, factor, low, high)
-    return to_image_out(x, np.empty(_shape(x, factor), np.uint8), factor, low=low, high=high)
+    return _native(x, _C.empty(_shape(x, factor), _UINT8), factor, low, high)
 
 
 def to_image_out(x: Any, out: Any, factor: int = 1, *, low: float = -1.0, high: float = 1.0, stream: int | None = None) -> Any:
@@ -45,6 +47,10 @@ def to_image_out(x: Any, out: Any, factor: int = 1, *, low: float = -1.0, high: 
         from fhrt.ops import cupy, device
 
         return device.to_image(cupy.ARRAYS, x, factor, low, high, out, stream)
+    return _native(x, out, factor, low, high)
+
+
+def _native(x: Any, out: NDArray[np.uint8], factor: int, low: float, high: float) -> NDArray[np.uint8]:
     call_native("to_image", _C.to_image, as_numpy("to_image", "x", x, "float32", "float16"), out, factor, low, high)
     return out
 

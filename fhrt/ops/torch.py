@@ -353,8 +353,6 @@ def face_crop(
         raise BadInputError(
             f"face_crop: frame is on {frame.device} and transforms on {transforms.device}; both must be on the CPU or one GPU"
         )
-    if not transforms.isfinite().all():
-        raise BadInputError("face_crop: transforms holds NaN or infinity")
     out = torch.empty((len(transforms), frame.shape[2], *size)) if out is None else out
     arrays = (_array(tensor.contiguous()) for tensor in (frame, transforms))
     call_native("face_crop", _C.face_crop, *arrays, mean, std, _array(out))
