@@ -53,7 +53,7 @@ def measure(device: str, threads: int, runs: int, warmup: int) -> tuple[list[dic
         if on_gpu:
             candidates["compiled"] = torch.compile(case.usual)
             candidates = {name: _finished(call) for name, call in candidates.items()}
-        times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.002)
+        times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.01)
         peers = [name for name in times if name != "native"]
         ratios = {name: timing.ratio(times[name], times["native"]) for name in peers}
         rate = case.bytes / np.median(times["native"]) / 1e6

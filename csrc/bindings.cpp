@@ -283,6 +283,7 @@ void face_crop(const py::array& frame, const py::array& transforms, const py::ar
   require(row * frame.shape(0) < (int64_t{1} << 31), "face_crop: frame too large");
   for (const py::array* each : {&mean, &std})
     require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {channels}), "face_crop: mean and std must be float32, one per channel");
+  for (int64_t c = 0; c < channels; ++c) require(data<float>(std)[c] > 0, "face_crop: std must be positive");
   require(out.ndim() == 4 && holds<float>(out) && contiguous(out) && out.shape(0) == transforms.shape(0) && out.shape(1) == channels && out.shape(2) > 0 &&
               out.shape(3) > 0,
           "face_crop: out must be contiguous float32 [N, C, h, w]");

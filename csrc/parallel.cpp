@@ -24,7 +24,7 @@ int default_threads() {
 
 std::atomic<int> wanted{0};
 
-constexpr int64_t kWorthAThread = 20'000;  // nanoseconds of work: waking a thread takes about half of that
+constexpr int64_t kWorthAThread = 10'000;  // nanoseconds of work for each thread at least
 
 struct Job {
   const std::function<void(int64_t, int64_t)>* body;
@@ -56,29 +56,43 @@ class Pool {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = &job;
-      ++generation_;
-      busy_ = workers();
+      generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     job.work();
+    // Only those who took the job are waited for: a thread that wakes up late finds nothing to do.
+    for (int k = 0; k < kSpins && active_.load(std::memory_order_acquire) != 0; ++k) relax();
     std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return busy_ == 0; });
     job_ = nullptr;
+    done_.wait(lock, [this] { return active_ == 0; });
   }
 
  private:
+  // Some tens of microseconds: ops follow one another, and a thread that sleeps takes longer to wake than many of them last. More would
+  // take the core from ONNX Runtime or torch.
+  static constexpr int kSpins = 1000;
+
+  static void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
   void loop() {
     uint64_t seen = 0;
-    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
+      for (int k = 0; k < kSpins && generation_.load(std::memory_order_acquire) == seen; ++k) relax();
+      std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return stop_ || generation_ != seen; });
       if (stop_) return;
       seen = generation_;
+      if (!job_) continue;
       Job* job = job_;
+      ++active_;
       lock.unlock();
       job->work();
       lock.lock();
-      if (--busy_ == 0) done_.notify_one();
+      if (--active_ == 0) done_.notify_one();
     }
   }
 
@@ -87,8 +101,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   Job* job_ = nullptr;
-  uint64_t generation_ = 0;
-  int busy_ = 0;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> active_{0};
   bool stop_ = false;
 };
 

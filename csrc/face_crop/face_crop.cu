@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const float share = 1 / static_cast<float>(kx * ky);
 #pragma unroll
-  for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] * share - p.mean[c]) / p.std[c]);
+  for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] * share - p.mean[c]) * (1 / p.std[c]));
 }
 
 }  // namespace

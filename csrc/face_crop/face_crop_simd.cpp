@@ -30,19 +30,20 @@ __attribute__((noinline)) void find_samples(const float* transform, int i, int j
   }
 }
 
-// A pixel and its right neighbour, C bytes each, the pixel's lowest.
+// A pixel and its right neighbour, C channels each, the pixel's first.
 template <int C>
-FHRT_INLINE uint64_t read_pair(const uint8_t* pixel, const uint8_t* end, int right) {
-  uint64_t bytes = 0;
-  if (right == C && pixel + 8 <= end) {
-    __builtin_memcpy(&bytes, pixel, 8);
-  } else {  // at the frame's end, or in a frame of one column
-    for (int c = 0; c < C; ++c) bytes |= static_cast<uint64_t>(pixel[c]) << 8 * c | static_cast<uint64_t>(pixel[right + c]) << 8 * (C + c);
-  }
-  return bytes;
+FHRT_INLINE Floats<8> read_pair(const uint8_t* pixel, const uint8_t* end, int right) {
+  if (right == C && pixel + 8 <= end) return widen(pixel);
+  uint8_t bytes[8] = {};  // at the frame's end, or in a frame of one column
+  for (int c = 0; c < C; ++c) bytes[c] = pixel[c], bytes[C + c] = pixel[right + c];
+  return widen(bytes);
 }
 
-FHRT_INLINE Floats<4> between(Floats<4> a, Floats<4> b, float way) { return a + way * (b - a); }
+FHRT_INLINE Floats<4> lower(Floats<8> v) {
+  Floats<4> half;
+  __builtin_memcpy(&half, &v, sizeof half);
+  return half;
+}
 
 template <int C>
 FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int i, float* out, const FaceCrop& p) {
@@ -50,8 +51,8 @@ FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int i, float* ou
   const uint8_t* end = frame + (p.frame_h - 1) * p.row_bytes + p.frame_w * C;
   const int64_t plane = p.out_h * p.out_w, below = p.frame_h > 1 ? p.row_bytes : 0;
   const int right = p.frame_w > 1 ? C : 0;
-  Floats<4> mean = {}, deviation = {1, 1, 1, 1};
-  for (int c = 0; c < C; ++c) mean[c] = p.mean[c], deviation[c] = p.std[c];
+  Floats<4> mean = {}, scale = {};
+  for (int c = 0; c < C; ++c) mean[c] = p.mean[c], scale[c] = 1 / p.std[c];
   const float share = 1 / static_cast<float>(kx * ky);
   Samples samples;
   for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
@@ -62,14 +63,15 @@ FHRT_INLINE void crop_row(const uint8_t* frame, const float* t, int i, float* ou
         find_samples(t, i, static_cast<int>(j0), sx, sy, kx, ky, p, samples);
         for (int k = 0; k < count; ++k) {
           const uint8_t* corner = frame + samples.offset[k];
-          const uint64_t top = read_pair<C>(corner, end, right), bottom = read_pair<C>(corner + below, end, right);
-          const Floats<4> left = between(widen(static_cast<uint32_t>(top)), widen(static_cast<uint32_t>(bottom)), samples.ay[k]);
-          const Floats<4> next = between(widen(static_cast<uint32_t>(top >> 8 * C)), widen(static_cast<uint32_t>(bottom >> 8 * C)), samples.ay[k]);
-          store<4>(pixels + k * 4, load<4>(pixels + k * 4) + between(left, next, samples.ax[k]));
+          const Floats<8> top = read_pair<C>(corner, end, right), bottom = read_pair<C>(corner + below, end, right);
+          const Floats<8> pair = top + samples.ay[k] * (bottom - top);
+          const Floats<8> next = FHRT_SHUFFLE(pair, pair, C, C + 1, C + 2, C + 3, C, C, C, C);
+          const Floats<8> level = pair + samples.ax[k] * (next - pair);
+          store<4>(pixels + k * 4, load<4>(pixels + k * 4) + lower(level));
         }
       }
     }
-    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) * share - mean) / deviation);
+    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) * share - mean) * scale);
     from_pixels<4>(pixels, out + i * p.out_w + j0, plane, 1, C, count);
   }
 }

@@ -5,14 +5,23 @@
 namespace fhrt::FHRT_ISA {
 namespace {
 
-// Where an output row lies, and the first of the input channels that feed it.
+// Where an output row lies.
 struct Row {
-  int64_t n, c, y, channel;
+  int64_t n, c, y;
 };
 
 FHRT_INLINE Row row_of(int64_t task, const PixelShuffle& p) {
-  const int64_t height = p.h * p.factor, plane = task / height, y = task % height, c = plane % p.channels;
-  return {plane / p.channels, c, y, shuffled_channel(c, static_cast<int>(y % p.factor), 0, p.factor)};
+  const int64_t height = p.h * p.factor, plane = task / height;
+  return {plane / p.channels, plane % p.channels, task % height};
+}
+
+// The row after this one, without the divisions.
+FHRT_INLINE void advance(Row& r, const PixelShuffle& p) {
+  if (++r.y < p.h * p.factor) return;
+  r.y = 0;
+  if (++r.c < p.channels) return;
+  r.c = 0;
+  ++r.n;
 }
 
 // The factor and the strides along the row known to the compiler: all phases in one loop, which becomes vectors.
@@ -39,11 +48,13 @@ FHRT_INLINE void part(const T* __restrict__ grad, const T* __restrict__ source, 
 
 template <typename T>
 void shuffle_rows(const T* x, const Strides& xs, T* out, const PixelShuffle& p, int64_t begin, int64_t end) {
-  for (int64_t task = begin; task < end; ++task) {
-    const Row r = row_of(task, p);
-    const T* source = x + r.n * xs.n + r.channel * xs.c + r.y / p.factor * xs.h;
+  Row r = row_of(begin, p);
+  for (int64_t task = begin; task < end; ++task, advance(r, p)) {
+    const int i = static_cast<int>(r.y) / p.factor;
+    const int64_t channel = shuffled_channel(r.c, static_cast<int>(r.y) - i * p.factor, 0, p.factor);
+    const T* source = x + r.n * xs.n + channel * xs.c + i * xs.h;
     T* target = out + task * p.w * p.factor;
-    const float* biases = p.bias ? p.bias + r.channel : nullptr;
+    const float* biases = p.bias ? p.bias + channel : nullptr;
     if (xs.w == 1 && p.factor == 2) {
       interleave<2>(source, xs.c, biases, p.negative_slope, target, p.w);
     } else if (xs.w == 1 && p.factor == 3) {
@@ -62,11 +73,13 @@ template <typename T>
 void shuffle_rows_backward(const T* grad, const Strides& gs, const T* x, const Strides& xs, T* grad_x, const PixelShuffle& p, int64_t begin,
                            int64_t end) {
   const int64_t plane = p.h * p.w, inputs = p.channels * p.factor * p.factor;
-  for (int64_t task = begin; task < end; ++task) {
-    const Row r = row_of(task, p);
-    const T *source = x + r.n * xs.n + r.channel * xs.c + r.y / p.factor * xs.h, *given = grad + r.n * gs.n + r.c * gs.c + r.y * gs.h;
-    T* target = grad_x + (r.n * inputs + r.channel) * plane + r.y / p.factor * p.w;
-    const float* biases = p.bias ? p.bias + r.channel : nullptr;
+  Row r = row_of(begin, p);
+  for (int64_t task = begin; task < end; ++task, advance(r, p)) {
+    const int i = static_cast<int>(r.y) / p.factor;
+    const int64_t channel = shuffled_channel(r.c, static_cast<int>(r.y) - i * p.factor, 0, p.factor);
+    const T *source = x + r.n * xs.n + channel * xs.c + i * xs.h, *given = grad + r.n * gs.n + r.c * gs.c + r.y * gs.h;
+    T* target = grad_x + (r.n * inputs + channel) * plane + i * p.w;
+    const float* biases = p.bias ? p.bias + channel : nullptr;
     if (xs.w == 1 && gs.w == 1 && p.factor == 2) {
       part<2>(given, source, xs.c, biases, p.negative_slope, target, plane, p.w);
     } else if (xs.w == 1 && gs.w == 1 && p.factor == 4) {

@@ -78,31 +78,45 @@ struct Ring {
   double* rows;
   int64_t stride;
   int window;
-  int64_t pushed;
+  int oldest = 0;  // the slot that the next row takes
 
-  FHRT_INLINE double* next() { return rows + pushed++ % window * kMoments * stride; }
-  // The row pushed `window - k` pushes ago.
-  FHRT_INLINE const double* row(int k) const { return rows + (pushed + k) % window * kMoments * stride; }
+  FHRT_INLINE Ring(double* rows_, int64_t stride_, int64_t window_) : rows(rows_), stride(stride_), window(static_cast<int>(window_)) {}
+
+  FHRT_INLINE double* next() {
+    double* row = rows + oldest * kMoments * stride;
+    oldest = oldest + 1 < window ? oldest + 1 : 0;
+    return row;
+  }
+  // The rows from the oldest on.
+  FHRT_INLINE const double* row(int k) const { return rows + (oldest + k < window ? oldest + k : oldest + k - window) * kMoments * stride; }
 };
 
-// out[j] = sum over k of weights[k] * (moment m of the ring's row k)[j].
-__attribute__((noinline)) void filter_down(const Ring& ring, int m, const double* __restrict__ weights, double* __restrict__ out, int64_t count) {
-  const int64_t offset = m * ring.stride;
+// Moment m of out, out[m * stride + j] = sum over k of weights[k] * (moment m of the ring's row k)[j]. All moments together: one chain of
+// sums would wait for itself. The weights turn with the ring, so that every address is the same distance from the first.
+__attribute__((noinline)) void filter_down(const Ring& ring, const double* __restrict__ weights, double* __restrict__ out, int64_t count) {
+  const int64_t stride = ring.stride;
   if (ring.window == kUsual) {
-    const double* __restrict__ in[kUsual];
+    constexpr int64_t kStride = ssim_stride_of(kUsual);
     double w[kUsual];
-    for (int k = 0; k < kUsual; ++k) in[k] = ring.row(k) + offset, w[k] = weights[k];
-    for (int64_t j = 0; j < count; ++j) {
-      double sum = w[0] * in[0][j];
-      for (int k = 1; k < kUsual; ++k) sum += w[k] * in[k][j];
-      out[j] = sum;
+    for (int k = 0; k < kUsual; ++k) w[k] = weights[k >= ring.oldest ? k - ring.oldest : k - ring.oldest + kUsual];
+    for (int64_t j = 0; j < count; j += kDoubles) {
+      const double* in = ring.rows + j;
+      Doubles sums[kMoments] = {};
+      for (int k = 0; k < kUsual; ++k) {
+        for (int m = 0; m < kMoments; ++m) {
+          Doubles row;
+          __builtin_memcpy(&row, in + (k * kMoments + m) * kStride, sizeof row);
+          sums[m] += w[k] * row;
+        }
+      }
+      for (int m = 0; m < kMoments; ++m) __builtin_memcpy(out + m * stride + j, &sums[m], sizeof(Doubles));
     }
     return;
   }
-  for (int64_t j = 0; j < count; ++j) out[j] = 0;
+  for (int64_t j = 0; j < kMoments * stride; ++j) out[j] = 0;
   for (int k = 0; k < ring.window; ++k) {
-    const double* __restrict__ in = ring.row(k) + offset;
-    for (int64_t j = 0; j < count; ++j) out[j] += weights[k] * in[j];
+    const double* __restrict__ in = ring.row(k);
+    for (int64_t j = 0; j < kMoments * stride; ++j) out[j] += weights[k] * in[j];
   }
 }
 
@@ -166,7 +180,7 @@ struct Moments {
   // Windows [column0, column1) of the rows from `row0` on; `scratch`: kMoments * (window + 2) rows.
   FHRT_INLINE Moments(const T* a_, const T* b_, const Ssim& p_, int64_t row0, int64_t column0, int64_t column1, double* scratch)
       : a(a_), b(b_), p(p_), count(column1 - column0), line(scratch), sums(scratch + kMoments * ssim_stride(p_)),
-        ring{scratch + 2 * kMoments * ssim_stride(p_), ssim_stride(p_), static_cast<int>(p_.window), 0}, y(row0 - p_.pad()) {
+        ring(scratch + 2 * kMoments * ssim_stride(p_), ssim_stride(p_), p_.window), y(row0 - p_.pad()) {
     const int64_t left = column0 - p.pad(), right = column1 - p.pad() + p.window - 1;
     from = left > 0 ? left : 0;
     to = right < p.w ? right : p.w;
@@ -189,7 +203,7 @@ struct Moments {
   // The next row of windows: its moments, in `sums`.
   FHRT_INLINE void next() {
     push();
-    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, sums + m * ring.stride, count);
+    filter_down(ring, p.weights, sums, count);
   }
 };
 
@@ -222,7 +236,7 @@ void ssim_tile_backward(const T* a, const T* b, const double* upstream, bool ups
   const int64_t stride = ssim_stride(p), out_h = p.out_h(), out_w = p.out_w(), pad = p.pad(), reach = p.window - 1;
   const int64_t width = tile.column1 - tile.column0;
   double *given = scratch, *line = given + stride, *factors = line + kMoments * stride;
-  Ring ring{factors + kMoments * stride, stride, static_cast<int>(p.window), 0};
+  Ring ring(factors + kMoments * stride, stride, p.window);
   // Pixel (y, x) is in the windows from (y + pad - reach, x + pad - reach) to (y + pad, x + pad); the weights are symmetric.
   const int64_t first_i = tile.row0 + pad - reach > 0 ? tile.row0 + pad - reach : 0;
   const int64_t left = tile.column0 + pad - reach, first_j = left > 0 ? left : 0;
@@ -247,7 +261,7 @@ void ssim_tile_backward(const T* a, const T* b, const double* upstream, bool ups
     }
     const int64_t y = i - pad;
     if (y < tile.row0) continue;
-    for (int m = 0; m < kMoments; ++m) filter_down(ring, m, p.weights, factors + m * stride, width);
+    filter_down(ring, p.weights, factors, width);
     const double *one_a = factors, *one_b = factors + stride, *twice = factors + 2 * stride, *other = factors + 3 * stride;
     const int64_t at = y * p.w + tile.column0;
     if (grad_a) put_row(one_a, twice, other, a + at, b + at, grad_a + at, width);

@@ -15,7 +15,8 @@ struct SsimTile {
 constexpr int64_t kSsimColumns = 64, kSsimBackwardColumns = 32;
 
 // A row of the scratch and all of it, in doubles.
-FHRT_HD int64_t ssim_stride(const Ssim& p) { return (kSsimColumns + 3 * p.window + 15) / 8 * 8; }
+FHRT_HD constexpr int64_t ssim_stride_of(int64_t window) { return (kSsimColumns + 3 * window + 15) / 8 * 8; }
+FHRT_HD int64_t ssim_stride(const Ssim& p) { return ssim_stride_of(p.window); }
 FHRT_HD int64_t ssim_scratch(const Ssim& p) { return ssim_stride(p) * (8 * p.window + 24); }
 
 FHRT_EACH_ISA(

@@ -47,15 +47,19 @@ FHRT_INLINE void find_taps(const float* t, int i, int j0, const StnSample& p, Ta
   find_positions(t, i, j0, p, px, py);
   find_axis_taps(px, p.in_w, p, x);
   find_axis_taps(py, p.in_h, p, y);
-  const int width = static_cast<int>(p.in_w);
+  const auto width = static_cast<int32_t>(p.in_w);
   for (int m = 0; m < 4; ++m) {
     const int row = m / 2, column = m % 2;
-    for (int k = 0; k < kPixels; ++k) {
-      taps.index[m][k] = y.index[row][k] * width + x.index[column][k];
-      taps.weight[m][k] = y.weight[row][k] * x.weight[column][k];
+    for (int k = 0; k < kPixels; k += kWide) {
+      Ints<kWide> down, across;
+      __builtin_memcpy(&down, y.index[row] + k, sizeof down);
+      __builtin_memcpy(&across, x.index[column] + k, sizeof across);
+      const Ints<kWide> index = down * width + across;
+      __builtin_memcpy(taps.index[m] + k, &index, sizeof index);
+      store<kWide>(taps.weight[m] + k, load<kWide>(y.weight[row] + k) * load<kWide>(x.weight[column] + k));
       if constexpr (WithSlopes) {
-        taps.slope_x[m][k] = y.weight[row][k] * x.slope[column][k];
-        taps.slope_y[m][k] = y.slope[row][k] * x.weight[column][k];
+        store<kWide>(taps.slope_x[m] + k, load<kWide>(y.weight[row] + k) * load<kWide>(x.slope[column] + k));
+        store<kWide>(taps.slope_y[m] + k, load<kWide>(y.slope[row] + k) * load<kWide>(x.weight[column] + k));
       }
     }
   }
@@ -90,24 +94,31 @@ FHRT_INLINE void pack(const T* x, const Strides& xs, int channels, const StnSamp
 template <int L, typename T>
 FHRT_INLINE void forward(const T* x, const Strides& xs, const float* t, T* out, const Strides& os, const StnSample& p, const StnPiece& piece,
                          float* packed) {
-  const int channels = static_cast<int>(piece.count);
+  const int64_t block = p.in_h * p.in_w * L;  // floats
   int64_t low, high;
   rows_read(t, p, piece.row0, piece.row1, low, high);
-  pack<L>(x, xs, channels, p, low, high, packed);
-  if (low > 0)
-    for (int l = 0; l < L; ++l) packed[l] = 0;
+  for (int64_t c = 0; c < piece.count; c += L) {
+    float* maps = packed + c / L * block;
+    pack<L>(x + c * xs.c, xs, static_cast<int>(piece.count - c < L ? piece.count - c : L), p, low, high, maps);
+    if (low > 0)
+      for (int l = 0; l < L; ++l) maps[l] = 0;
+  }
   alignas(64) float pixels[kPixels * L];
   Taps taps;
   for (int64_t i = piece.row0; i < piece.row1; ++i) {
     for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
-      find_taps<false>(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
-      for (int k = 0; k < kPixels; ++k) {
-        Lanes<L> sum = Lanes<L>::zero();
-        for (int m = 0; m < 4; ++m) sum.add(taps.weight[m][k], Lanes<L>::from(packed + static_cast<int64_t>(taps.index[m][k]) * L));
-        sum.to(pixels + k * L);
-      }
       const int count = static_cast<int>(p.out_w - j0 < kPixels ? p.out_w - j0 : kPixels);
-      from_pixels<L>(pixels, out + i * os.h + j0 * os.w, os.c, os.w, channels, count);
+      find_taps<false>(t, static_cast<int>(i), static_cast<int>(j0), p, taps);
+      for (int64_t c = 0; c < piece.count; c += L) {
+        const float* maps = packed + c / L * block;
+        for (int k = 0; k < kPixels; ++k) {
+          Lanes<L> sum = Lanes<L>::zero();
+          for (int m = 0; m < 4; ++m) sum.add(taps.weight[m][k], Lanes<L>::from(maps + static_cast<int64_t>(taps.index[m][k]) * L));
+          sum.to(pixels + k * L);
+        }
+        const int channels = static_cast<int>(piece.count - c < L ? piece.count - c : L);
+        from_pixels<L>(pixels, out + c * os.c + i * os.h + j0 * os.w, os.c, os.w, channels, count);
+      }
     }
   }
 }

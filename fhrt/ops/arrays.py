@@ -42,7 +42,7 @@ def check_rank(op: str, name: str, array: Any, shape: str) -> None:
 def as_numpy(op: str, name: str, array: Any, *dtypes: str) -> NDArray[Any]:
     """A NumPy array as it is; dtypes other than these are an error, since a silent conversion would hide a mistake."""
     array = np.asarray(array)
-    if array.dtype.name not in dtypes:
+    if dtype_of(array) not in dtypes:
         raise BadInputError(f"{op}: {name} must be {' or '.join(dtypes)}, not {array.dtype}")
     return array
 
@@ -62,13 +62,19 @@ def check_out(op: str, out: Any, like: Any, shape: tuple[int, ...], dtype: str |
             raise BadInputError(f"{op}: out must {'' if belongs(like) else 'not '}be {library}, as the input")
     if not hasattr(out, "shape") or tuple(out.shape) != shape:
         raise BadInputError(f"{op}: out must be {list(shape)}, not {list(getattr(out, 'shape', []))}")
-    wanted = dtype or _dtype(like)
-    if _dtype(out) != wanted:
-        raise BadInputError(f"{op}: out must be {wanted}, not {_dtype(out)}")
+    wanted = dtype or dtype_of(like)
+    if dtype_of(out) != wanted:
+        raise BadInputError(f"{op}: out must be {wanted}, not {dtype_of(out)}")
 
 
-def _dtype(array: Any) -> str:
-    return str(array.dtype).removeprefix("torch.")
+def dtype_of(array: Any) -> str:
+    """NumPy's name of the dtype, or "bfloat16"."""
+    return _name(array.dtype)
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def call_native(op: str, function: Callable[..., None], *arguments: Any) -> None:

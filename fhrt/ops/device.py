@@ -258,6 +258,8 @@ def face_crop(
     """See `fhrt.ops.face_crop`; ``dtype`` of the result."""
     if not hasattr(_C, "cuda"):
         raise BackendError("face_crop: fhrt was built without CUDA; build it again with FHRT_CUDA=1 pip install .")
+    if not min(std) > 0:
+        raise BadInputError("face_crop: std must be positive")
     if not arrays.same_device(frame, transforms):
         raise BadInputError("face_crop: the arrays lie on different devices")
     transforms = _float32(arrays, "face_crop", "transforms", transforms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, dtype_of, is_cupy, is_torch
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -58,28 +59,30 @@ def _check(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and std, one per channel."""
     check_rank("face_crop", "frame", frame, "H, W, C")
-    if str(frame.dtype).removeprefix("torch.") != "uint8":
+    if dtype_of(frame) != "uint8":
         raise BadInputError(f"face_crop: frame must be uint8, not {frame.dtype}")
     if 0 in frame.shape or frame.shape[2] > 4:
         raise BadInputError(f"face_crop: frame must be [H, W, 1 to 4], not {list(frame.shape)}")
     check_affine("face_crop", "transforms", transforms)
-    if str(transforms.dtype).removeprefix("torch.") != "float32":
+    if dtype_of(transforms) != "float32":
         raise BadInputError(f"face_crop: transforms must be float32, not {transforms.dtype}")
     if len(size) != 2 or min(size) < 1:
         raise BadInputError(f"face_crop: size must be two positive numbers, not {size}")
-    means, deviations = (_per_channel(value, frame.shape[2]) for value in (mean, std))
-    if not deviations.min() > 0:
-        raise BadInputError("face_crop: std must be positive")
-    return means, deviations
+    return _per_channel(mean, frame.shape[2]), _per_channel(std, frame.shape[2])
 
 
 def _per_channel(value: ArrayLike, channels: int) -> NDArray[np.float32]:
     if isinstance(value, (int, float)):
-        return np.full(channels, value, np.float32)
+        return _uniform(value, channels)
     try:
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float32), (channels,)))
     except (ValueError, TypeError) as error:
         raise BadInputError(f"face_crop: mean and std must be one number or {channels}") from error
+
+
+@lru_cache(maxsize=16)
+def _uniform(value: float, channels: int) -> NDArray[np.float32]:
+    return np.full(channels, value, np.float32)
 
 
 def _native(

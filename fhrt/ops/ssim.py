@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import call_native, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import call_native, check_out, check_rank, dtype_of, is_cupy, is_torch
 
 K1, K2 = 0.01, 0.03
 _FLOAT64 = np.dtype(np.float64)
@@ -119,7 +119,7 @@ def _native(
 ) -> NDArray[np.float64]:
     """Into ``out``, the map [N, C, h, w] or the means [N, C]."""
     a, b = np.asarray(a), np.asarray(b)
-    if a.dtype != b.dtype or a.dtype.name not in ("float16", "float32", "float64"):
+    if a.dtype != b.dtype or dtype_of(a) not in ("float16", "float32", "float64"):
         a, b = a.astype(np.float64), b.astype(np.float64)
     n, c, h, w = a.shape
     planes = (np.ascontiguousarray(x).reshape(n * c, h, w) for x in (a, b))
