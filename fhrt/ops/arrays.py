@@ -55,6 +55,27 @@ def check_affine(op: str, name: str, maps: Any, count: int | None = None) -> Non
         raise BadInputError(f"{op}: {name} must be [{'N' if count is None else count}, 2, 3], not {list(maps.shape)}")
 
 
+def check_whole(op: str, name: str, value: Any, low: int, high: int) -> None:
+    """Raise BadInputError unless ``value`` is an integer from ``low`` to ``high``."""
+    if not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise BadInputError(f"{op}: {name} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def check_real(op: str, name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> None:
+    """Raise BadInputError unless ``value`` is a finite number from ``low`` to ``high``."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not abs(value) < 1e300 or not low <= value <= high:
+        limits = "" if low == -np.inf and high == np.inf else f" from {low:g} to {high:g}"
+        raise BadInputError(f"{op}: {name} must be a finite number{limits}, not {value!r}")
+
+
+def check_size(op: str, size: Any, largest: int) -> None:
+    """Raise BadInputError unless ``size`` is a pair of integers from 1 to ``largest``."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise BadInputError(f"{op}: size must be a pair (h, w), not {size!r}")
+    for name, value in zip(("the height", "the width"), size, strict=True):
+        check_whole(op, name, value, 1, largest)
+
+
 def check_out(op: str, out: Any, like: Any, shape: tuple[int, ...], dtype: str | None = None) -> None:
     """Raise BadInputError unless ``out`` is an array of the same library as ``like``, of this shape and dtype (default ``like``'s)."""
     for library, belongs in (("a torch tensor", is_torch), ("a CuPy array", is_cupy)):

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, dtype_of, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, check_real, check_size, dtype_of, is_cupy, is_torch
 
+LARGEST_SIDE = 1 << 15
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -66,13 +67,13 @@ def _check(
     check_affine("face_crop", "transforms", transforms)
     if dtype_of(transforms) != "float32":
         raise BadInputError(f"face_crop: transforms must be float32, not {transforms.dtype}")
-    if len(size) != 2 or min(size) < 1:
-        raise BadInputError(f"face_crop: size must be two positive numbers, not {size}")
+    check_size("face_crop", size, LARGEST_SIDE)
     return _per_channel(mean, frame.shape[2]), _per_channel(std, frame.shape[2])
 
 
 def _per_channel(value: ArrayLike, channels: int) -> NDArray[np.float32]:
     if isinstance(value, (int, float)):
+        check_real("face_crop", "mean and std", value, -1e30, 1e30)
         return _uniform(value, channels)
     try:
         return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float32), (channels,)))

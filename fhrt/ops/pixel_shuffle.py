@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, check_real, check_whole, is_cupy, is_torch
 
 
 def pixel_shuffle(x: Any, factor: int, *, bias: Any = None, negative_slope: float | None = None) -> Any:
@@ -60,7 +60,8 @@ def _native(x: NDArray[Any], out: NDArray[Any], factor: int, bias: Any, negative
 
 def check_factor(op: str, x: Any, factor: int) -> None:
     """Raise BadInputError unless the channels of x make whole cells."""
-    if not isinstance(factor, int) or factor < 1 or x.shape[1] % (factor * factor):
+    check_whole(op, "factor", factor, 1, 1 << 15)
+    if x.shape[1] % (factor * factor):
         raise BadInputError(f"{op}: {x.shape[1]} channels do not divide by {factor}²")
 
 
@@ -69,8 +70,8 @@ def _check(x: Any, factor: int, bias: Any, negative_slope: float | None) -> None
     check_factor("pixel_shuffle", x, factor)
     if bias is not None and tuple(getattr(bias, "shape", ())) != (x.shape[1],):
         raise BadInputError(f"pixel_shuffle: bias must be [{x.shape[1]}], one per channel of x, not {list(getattr(bias, 'shape', []))}")
-    if negative_slope is not None and not 0 <= negative_slope <= 1:
-        raise BadInputError(f"pixel_shuffle: negative_slope must lie between 0 and 1, not {negative_slope}")
+    if negative_slope is not None:
+        check_real("pixel_shuffle", "negative_slope", negative_slope, 0, 1)
 
 
 def _slope(negative_slope: float | None) -> float:

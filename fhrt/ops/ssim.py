@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import call_native, check_out, check_rank, dtype_of, is_cupy, is_torch
+from fhrt.ops.arrays import call_native, check_out, check_rank, check_real, check_whole, dtype_of, is_cupy, is_torch
 
 K1, K2 = 0.01, 0.03
+LARGEST_WINDOW = 255
 _FLOAT64 = np.dtype(np.float64)
 
 
@@ -45,7 +46,7 @@ def ssim(
     Raises BadInputError for unequal or too small pictures and for parameters out of range.
     """
     weights, same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
-    if reduction not in ("mean", "none", "map"):
+    if not isinstance(reduction, str) or reduction not in ("mean", "none", "map"):
         raise BadInputError(f'ssim: reduction must be "mean", "none" or "map", not {reduction!r}')
     want_map = reduction == "map"
     if is_torch(a):
@@ -105,10 +106,13 @@ def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padd
     check_rank("ssim", "b", b, "N, C, H, W")
     if tuple(a.shape) != tuple(b.shape):
         raise BadInputError(f"ssim: a is {list(a.shape)} and b is {list(b.shape)}")
-    if padding not in ("valid", "same"):
+    if not isinstance(padding, str) or padding not in ("valid", "same"):
         raise BadInputError(f'ssim: padding must be "valid" or "same", not {padding!r}')
-    if not isinstance(window, int) or window < 1 or window % 2 == 0 or not sigma > 0 or not data_range > 0:
-        raise BadInputError("ssim: window must be odd, sigma and data_range positive")
+    check_whole("ssim", "window", window, 1, LARGEST_WINDOW)
+    check_real("ssim", "sigma", sigma, 1e-3, 1e6)
+    check_real("ssim", "data_range", data_range, 1e-6, 1e9)
+    if window % 2 == 0:
+        raise BadInputError(f"ssim: window must be odd, not {window}")
     if padding == "valid" and min(a.shape[2:]) < window:
         raise BadInputError(f"ssim: pictures of {a.shape[2]}×{a.shape[3]} are smaller than the {window}×{window} window")
     return gaussian_window(window, sigma), padding == "same", (K1 * data_range) ** 2, (K2 * data_range) ** 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, check_size, check_whole, is_cupy, is_torch
 
 LARGEST_SIDE = 1 << 20  # positions are float32: beyond, neighbouring pixels could no longer be told apart
 
@@ -32,9 +32,9 @@ def stn_sample(
     differentiable for torch, by x and theta. Raises BadInputError for other shapes, dtypes or values.
     """
     _check(x, theta, padding, upsample)
+    if size is not None:
+        check_size("stn_sample", size, LARGEST_SIDE)
     h, w = size if size is not None else (x.shape[2] * upsample, x.shape[3] * upsample)
-    if not (1 <= h <= LARGEST_SIDE and 1 <= w <= LARGEST_SIDE):
-        raise BadInputError(f"stn_sample: size must lie between 1 and {LARGEST_SIDE}, not {h}×{w}")
     if is_torch(x):
         from fhrt.ops.torch import stn_sample as torch_op
 
@@ -87,9 +87,8 @@ def _native(x: NDArray[Any], theta: Any, out: NDArray[Any], align_corners: bool,
 def _check(x: Any, theta: Any, padding: str, upsample: int) -> None:
     check_rank("stn_sample", "x", x, "N, C, H, W")
     check_affine("stn_sample", "theta", theta, x.shape[0])
-    if padding not in ("zeros", "border"):
+    if not isinstance(padding, str) or padding not in ("zeros", "border"):
         raise BadInputError(f'stn_sample: padding must be "zeros" or "border", not {padding!r}')
-    if not isinstance(upsample, int) or upsample < 1:
-        raise BadInputError(f"stn_sample: upsample must be a whole number, at least 1, not {upsample}")
+    check_whole("stn_sample", "upsample", upsample, 1, LARGEST_SIDE)
     if max(x.shape[2:]) * upsample > LARGEST_SIDE:
         raise BadInputError(f"stn_sample: maps of {x.shape[2]}×{x.shape[3]}, ×{upsample}, are larger than {LARGEST_SIDE}")

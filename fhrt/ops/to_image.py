@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, check_real, check_whole, is_cupy, is_torch
 from fhrt.ops.pixel_shuffle import check_factor
 
 LARGEST_FACTOR = 64
@@ -57,11 +57,12 @@ def _native(x: Any, out: NDArray[np.uint8], factor: int, low: float, high: float
 
 def _check(x: Any, factor: int, low: float, high: float) -> None:
     check_rank("to_image", "x", x, "N, C, H, W")
+    check_whole("to_image", "factor", factor, 1, LARGEST_FACTOR)
     check_factor("to_image", x, factor)
-    if factor > LARGEST_FACTOR:
-        raise BadInputError(f"to_image: factor must be at most {LARGEST_FACTOR}, not {factor}")
     if not 1 <= x.shape[1] // factor**2 <= 4:
         raise BadInputError(f"to_image: a picture has 1 to 4 channels, not {x.shape[1] // factor**2}")
+    check_real("to_image", "low", low, -1e30, 1e30)
+    check_real("to_image", "high", high, -1e30, 1e30)
     if not low < high:
         raise BadInputError(f"to_image: low must be under high, not {low} and {high}")
 
