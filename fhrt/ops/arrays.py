@@ -14,16 +14,16 @@ from fhrt.errors import BadInputError
 
 def is_torch(array: Any) -> bool:
     """Whether this is a torch tensor (or parameter), found out without importing torch."""
-    return _library(type(array)) == "torch"
+    return _library(type(array)) == "torch"  # type: ignore[arg-type]
 
 
 def is_cupy(array: Any) -> bool:
     """Whether this is a CuPy array, found out without importing CuPy."""
-    return _library(type(array)) == "cupy"
+    return _library(type(array)) == "cupy"  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)
-def _library(kind: type) -> str:
+def _library(kind: Any) -> str:
     for base in kind.__mro__:
         library = base.__module__.partition(".")[0]
         if (library, base.__name__) in (("torch", "Tensor"), ("cupy", "ndarray")):
@@ -63,7 +63,7 @@ def check_whole(op: str, name: str, value: Any, low: int, high: int) -> None:
 
 def check_real(op: str, name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> None:
     """Raise BadInputError unless ``value`` is a finite number from ``low`` to ``high``."""
-    if not isinstance(value, (int, float, np.integer, np.floating)) or not abs(value) < 1e300 or not low <= value <= high:
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not abs(float(value)) < 1e300 or not low <= float(value) <= high:
         limits = "" if low == -np.inf and high == np.inf else f" from {low:g} to {high:g}"
         raise BadInputError(f"{op}: {name} must be a finite number{limits}, not {value!r}")
 

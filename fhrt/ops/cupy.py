@@ -34,7 +34,8 @@ class CupyArrays:
             return int(cupy.cuda.get_current_stream().ptr)
 
     def on_device(self, like: Any) -> AbstractContextManager[Any]:
-        return like.device  # type: ignore[no-any-return]
+        device: AbstractContextManager[Any] = like.device
+        return device
 
     def same_device(self, *arrays: Any) -> bool:
         return all(isinstance(array, cupy.ndarray) for array in arrays) and len({array.device.id for array in arrays}) == 1

@@ -460,7 +460,8 @@ def _ssim_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     if _ssim_on_device(a, ctx.settings[0]) or _ssim_native(a, b):
         both = ssim_backward(gradient, a, b, *ctx.settings, *wants)
     else:
-        both = _differentiate(lambda a, b: _ssim_twin(a, b, *ctx.settings, gradient.ndim == 4), (a, b), gradient)
+        weights, same, c1, c2 = ctx.settings
+        both = _differentiate(lambda a, b: _ssim_twin(a, b, weights, same, c1, c2, gradient.ndim == 4), (a, b), gradient)
     return (*(each if wanted else None for each, wanted in zip(both, wants, strict=True)), None, None, None, None, None)
 
 
@@ -479,10 +480,9 @@ def _band(length: int, weights: tuple[float, ...], same: bool, dtype: torch.dtyp
 
 
 def ssim_map(a: Tensor, b: Tensor, weights: Sequence[float], same: bool, c1: float, c2: float) -> Tensor:
-    """The SSIM map in plain torch; half types are computed in float32."""
-    dtype = a.dtype
-    if dtype in (torch.float16, torch.bfloat16):
-        a, b = a.float(), b.float()
+    """The SSIM map in plain torch, in a's dtype; computed in the wider of both, at least float32."""
+    dtype, wide = a.dtype, torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    a, b = a.to(wide), b.to(wide)
     rows, columns = (_band(size, tuple(weights), same, a.dtype, a.device) for size in a.shape[2:])
     mean_a, mean_b, aa, bb, ab = (rows @ moment @ columns.T for moment in (a, b, a * a, b * b, a * b))
     covariance = ab - mean_a * mean_b

@@ -24,6 +24,12 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_each_time() -> None:
+    """A gradient to theta jumps where a position meets a pixel's edge, and float32 may fall on the other side of it."""
+    torch.manual_seed(0)
+
+
 def thetas(count: int) -> Tensor:
     """Similarities, and one map that leaves the picture altogether."""
     generator = torch.Generator().manual_seed(count)
@@ -109,6 +115,16 @@ def test_ssim(dtype: torch.dtype, shape: tuple, window: int, same: bool) -> None
         wanted = torch.autograd.grad(reference, leaves, seed, retain_graph=True)
         for mine, each in zip(torch.autograd.grad(ours, inputs, seed.to(dtype)), wanted, strict=True):
             close(mine / each.abs().max(), each / each.abs().max(), dtype, 4)
+
+
+def test_ssim_of_two_dtypes_is_computed_in_the_wider() -> None:
+    a, b = torch.rand(1, 3, 16, 16, dtype=torch.float64).mul(255), torch.rand(1, 3, 16, 16).mul(255)
+    inputs = [a.requires_grad_(), b.requires_grad_()]
+    ours = ops.ssim(*inputs)
+    wanted = ops.ssim(a, b.double())
+    torch.testing.assert_close(ours, wanted)
+    for mine, each in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(wanted, inputs), strict=True):
+        torch.testing.assert_close(mine, each)
 
 
 def test_outputs_of_the_callers_own() -> None:
