@@ -32,4 +32,4 @@ def bench(session: nox.Session) -> None:
     """Measure the lite model and the native ops on this machine; results go to benchmarks/results."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "benchmarks", "model", "lite", "--json", "benchmarks/results/model-lite.json")
-    session.run("python", "-m", "benchmarks", "ops", "--json", "benchmarks/results/ops.json")
+    session.run("python", "-m", "benchmarks", "kernels", "--json", "benchmarks/results/kernels.json")
