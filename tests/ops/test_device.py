@@ -142,3 +142,21 @@ def test_bad_input(kernels: None) -> None:
 def test_a_build_without_cuda_says_so() -> None:
     with pytest.raises(BackendError, match="FHRT_CUDA=1"):
         device.to_image(ARRAYS, torch.rand(1, 3, 4, 4), 1, -1, 1)
+
+
+def test_outputs_of_the_callers_own(kernels: None) -> None:
+    x, theta = torch.randn(2, 12, 8, 9), torch.eye(2, 3).repeat(2, 1, 1)
+    expected = device.stn_sample(ARRAYS, x, theta, 7, 5, False, "zeros", 1)
+    out = torch.empty(2, 12, 7, 5)
+    assert device.stn_sample(ARRAYS, x, theta, 7, 5, False, "zeros", 1, out, 0) is out
+    assert torch.equal(out, expected)
+    assert torch.equal(device.pixel_shuffle(ARRAYS, x, 2, None, 1.0, torch.empty(2, 3, 16, 18), 0), F.pixel_shuffle(x, 2))
+    image = torch.empty(2, 16, 18, 3, dtype=torch.uint8)
+    assert torch.equal(device.to_image(ARRAYS, x, 2, -1.0, 1.0, image, 0), device.to_image(ARRAYS, x, 2, -1.0, 1.0))
+    memory = torch.zeros(4000)
+    for wrong, words in (
+        (torch.empty(2, 12, 5, 7).transpose(2, 3), "contiguous"),
+        (memory[100:940].view(2, 12, 7, 5), "overlaps"),
+    ):
+        with pytest.raises(BadInputError, match=words):
+            device.stn_sample(ARRAYS, memory[:1728].view(2, 12, 8, 9), theta, 7, 5, False, "zeros", 1, wrong)
