@@ -38,7 +38,7 @@ def measure(model: str, batches: Sequence[int], *, threads: int, runs: int, warm
             "fixed": lambda tensor=tensor, fixed=fixed: fixed.run(None, {"lr": tensor}),
             "hallucinate": lambda lr=lr: hallucinator.hallucinate(lr),
         }
-        times = timing.interleave(candidates, runs=runs, warmup=warmup)
+        times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.05)
         ratio = timing.ratio(times["engine"], times["session"])
         per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in times.items()}
         fixed_ratio = timing.ratio(times["fixed"], times["session"])
