@@ -8,7 +8,7 @@
 namespace fhrt {
 namespace {
 
-constexpr int64_t kRows = 64;  // of a tile at most; a tile filters `window` - 1 rows along that the next one filters too
+constexpr int64_t kRows = 128;  // of a tile at most; a tile filters `window` - 1 rows along that the next one filters too
 
 // Tiles of a plane of this size, evenly cut. They do not depend on the number of threads, so neither does any sum.
 struct Tiles {
