@@ -76,7 +76,6 @@ FHRT_INLINE void rows_read(const float* t, const StnSample& p, int64_t row0, int
     low = row - 1 < low ? row - 1 : low;
     high = row + 3 > high ? row + 3 : high;
   }
-  // Index 0 stands for whatever lies outside, with weight 0; it must hold numbers, so the first row is always there.
   low = low > 0 ? low : 0;
   high = high < p.in_h ? high : p.in_h;
 }
@@ -97,11 +96,12 @@ FHRT_INLINE void forward(const T* x, const Strides& xs, const float* t, T* out, 
   const int64_t block = p.in_h * p.in_w * L;  // floats
   int64_t low, high;
   rows_read(t, p, piece.row0, piece.row1, low, high);
+  // The first row stands for whatever lies above or below, with weight 0; memory not written may hold NaN, which no weight takes away.
   for (int64_t c = 0; c < piece.count; c += L) {
     float* maps = packed + c / L * block;
     pack<L>(x + c * xs.c, xs, static_cast<int>(piece.count - c < L ? piece.count - c : L), p, low, high, maps);
     if (low > 0)
-      for (int l = 0; l < L; ++l) maps[l] = 0;
+      for (int64_t k = 0; k < p.in_w * L; ++k) maps[k] = 0;
   }
   alignas(64) float pixels[kPixels * L];
   Taps taps;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -17,12 +18,17 @@ LARGEST_WINDOW = 255
 _FLOAT64 = np.dtype(np.float64)
 
 
+def gaussian_weights(window: int, sigma: float) -> list[float]:
+    """The 1-D window, sum 1; the 2-D one is its outer product. In plain Python, which torch.compile can follow."""
+    weights = [math.exp(-0.5 * ((k - window // 2) / sigma) ** 2) for k in range(window)]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
 @lru_cache(maxsize=16)
 def gaussian_window(window: int, sigma: float) -> NDArray[np.float64]:
-    """The 1-D window ``[window]`` float64, sum 1; the 2-D one is its outer product."""
-    offset = np.arange(window) - window // 2
-    weights = np.exp(-0.5 * (offset / sigma) ** 2)
-    weights /= weights.sum()
+    """The same as an array ``[window]``."""
+    weights = np.array(gaussian_weights(window, sigma))
     weights.setflags(write=False)
     return weights
 
@@ -45,22 +51,22 @@ def ssim(
     a's dtype for torch, float32 for CuPy. Computed in float64 on the CPU, in float32 on a device, where the window is at most 11.
     Raises BadInputError for unequal or too small pictures and for parameters out of range.
     """
-    weights, same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
+    same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
     if not isinstance(reduction, str) or reduction not in ("mean", "none", "map"):
         raise BadInputError(f'ssim: reduction must be "mean", "none" or "map", not {reduction!r}')
     want_map = reduction == "map"
     if is_torch(a):
         from fhrt.ops.torch import ssim as torch_op
 
-        values = torch_op(a, b, weights.tolist(), same, c1, c2, want_map)
+        values = torch_op(a, b, gaussian_weights(window, sigma), same, c1, c2, want_map)
     elif is_cupy(a):
         from fhrt.ops import cupy, device
 
-        values = device.ssim(cupy.ARRAYS, a, b, weights, same, c1, c2, want_map)
+        values = device.ssim(cupy.ARRAYS, a, b, gaussian_window(window, sigma), same, c1, c2, want_map)
     else:
         shrink = 0 if same else window - 1
         shape = (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink)
-        values = _native(a, b, _C.empty(shape if want_map else shape[:2], _FLOAT64), weights, same, c1, c2)
+        values = _native(a, b, _C.empty(shape if want_map else shape[:2], _FLOAT64), gaussian_window(window, sigma), same, c1, c2)
     if want_map:
         return values
     if reduction == "none":
@@ -84,7 +90,8 @@ def ssim_out(
     ``out`` is contiguous, float64 for NumPy and CPU tensors, float32 on a device; ``stream`` as in `stn_sample_out`. The means take a
     little scratch memory from the library's own pool.
     """
-    weights, same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
+    same, c1, c2 = _settings(a, b, data_range, window, sigma, padding)
+    weights = gaussian_window(window, sigma)
     shrink = 0 if same else window - 1
     want_map = getattr(out, "ndim", None) == 4
     shape = (*a.shape[:2], a.shape[2] - shrink, a.shape[3] - shrink) if want_map else tuple(a.shape[:2])
@@ -101,7 +108,7 @@ def ssim_out(
     return _native(a, b, out, weights, same, c1, c2)
 
 
-def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padding: str) -> tuple[NDArray[np.float64], bool, float, float]:
+def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padding: str) -> tuple[bool, float, float]:
     check_rank("ssim", "a", a, "N, C, H, W")
     check_rank("ssim", "b", b, "N, C, H, W")
     if tuple(a.shape) != tuple(b.shape):
@@ -115,7 +122,7 @@ def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padd
         raise BadInputError(f"ssim: window must be odd, not {window}")
     if padding == "valid" and min(a.shape[2:]) < window:
         raise BadInputError(f"ssim: pictures of {a.shape[2]}×{a.shape[3]} are smaller than the {window}×{window} window")
-    return gaussian_window(window, sigma), padding == "same", (K1 * data_range) ** 2, (K2 * data_range) ** 2
+    return padding == "same", (K1 * data_range) ** 2, (K2 * data_range) ** 2
 
 
 def _native(

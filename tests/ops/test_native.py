@@ -117,6 +117,18 @@ def test_ssim(dtype: torch.dtype, shape: tuple, window: int, same: bool) -> None
             close(mine / each.abs().max(), each / each.abs().max(), dtype, 4)
 
 
+def test_stn_sample_reads_nothing_that_was_not_written() -> None:
+    """Fresh memory is often zero by chance; here it is full of NaN."""
+    theta = torch.tensor([[[0.3, 0.0, 0.2], [0.0, 0.3, shift]] for shift in (-9.0, -0.9, 0.0, 0.9, 9.0)])
+    for shape in ((5, 17, 40, 33), (5, 3, 40, 33), (5, 40, 9, 9)):
+        x = torch.randn(shape)
+        expected = ops.stn_sample(x, theta, (30, 20))
+        for _ in range(20):
+            poison = [torch.full((x[0].numel() * 2,), float("nan")) for _ in range(4)]
+            del poison
+            assert torch.equal(ops.stn_sample(x, theta, (30, 20)), expected)
+
+
 def test_ssim_of_two_dtypes_is_computed_in_the_wider() -> None:
     a, b = torch.rand(1, 3, 16, 16, dtype=torch.float64).mul(255), torch.rand(1, 3, 16, 16).mul(255)
     inputs = [a.requires_grad_(), b.requires_grad_()]
@@ -210,3 +222,24 @@ def test_a_crop_at_the_very_end_of_the_frames_memory() -> None:
             crop = ops.face_crop(small, np.float32([[[1, 0, -1], [0, 1, -1]]]), (4, 9), 0.0, 1.0)
             rows, columns = (np.clip(np.arange(count) - 1, 0, limit - 1) for count, limit in zip((4, 9), size, strict=True))
             np.testing.assert_array_equal(crop[0].transpose(1, 2, 0), small[rows][:, columns])
+
+
+def test_under_torch_compile_and_export() -> None:
+    """Whoever looks on sees the operators themselves, in one graph."""
+    x, theta, b = torch.randn(2, 12, 16, 16, requires_grad=True), thetas(2), torch.rand(2, 3, 32, 32)
+
+    def work(x: Tensor) -> Tensor:
+        upright = ops.pixel_shuffle(ops.stn_sample(x * 2, theta), 2, negative_slope=0.1)
+        return 1 - ops.ssim(upright, b, data_range=2.0)
+
+    compiled = torch.compile(work, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), work(x))
+    (ours,), (wanted,) = (torch.autograd.grad(each(x), x) for each in (compiled, work))
+    torch.testing.assert_close(ours, wanted)
+    exported = torch.export.export(torch.nn.Sequential(Work()), (x.detach(),))
+    assert "fhrt.stn_sample" in str(exported.graph)
+
+
+class Work(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.stn_sample(x, torch.eye(2, 3).expand(x.shape[0], 2, 3))

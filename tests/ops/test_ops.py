@@ -13,7 +13,6 @@ from skimage.metrics import structural_similarity
 
 from fhrt import ops
 from fhrt.errors import BadInputError
-from fhrt.ops import torch as torch_ops
 
 RNG = np.random.default_rng(0)
 
@@ -82,7 +81,7 @@ def test_to_image(channels: int, factor: int) -> None:
     np.testing.assert_array_equal(
         ops.to_image(x[:, ::-1] * 5 + 2, factor, low=-3, high=7), ops.to_image(np.ascontiguousarray(x[:, ::-1]), factor)
     )
-    torch.library.opcheck(torch_ops.to_image, (torch.from_numpy(x), factor, -1.0, 1.0))
+    torch.library.opcheck(torch.ops.fhrt.to_image.default, (torch.from_numpy(x), factor, -1.0, 1.0))
 
 
 @pytest.mark.parametrize("size", [(11, 11), (37, 52)])
@@ -159,8 +158,8 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda a, t: ops.stn_sample(a, t, (4, 3)), (x, theta))
     b = torch.rand(1, 1, 12, 12, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a: ops.ssim(a, b, data_range=1.0), torch.rand_like(b).requires_grad_())
-    torch.library.opcheck(torch_ops.pixel_shuffle, (torch.randn(1, 4, 3, 3, requires_grad=True), 2))
-    torch.library.opcheck(torch_ops.stn_sample, (torch.randn(1, 4, 3, 3), torch.tensor(thetas(1)), 4, 4, False, "zeros", 1))
+    torch.library.opcheck(torch.ops.fhrt.pixel_shuffle.default, (torch.randn(1, 4, 3, 3, requires_grad=True), 2))
+    torch.library.opcheck(torch.ops.fhrt.stn_sample.default, (torch.randn(1, 4, 3, 3), torch.tensor(thetas(1)), 4, 4, False, "zeros", 1))
 
 
 def test_bad_input() -> None:
