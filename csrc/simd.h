@@ -52,7 +52,7 @@ using Ints = typename VectorOf<int32_t, L>::type;
 
 template <int L, typename T>
 FHRT_INLINE Floats<L> load(const T* p) {
-  Floats<L> v;
+  Floats<L> v = {};
   if constexpr (sizeof(T) == sizeof(float)) {
     __builtin_memcpy(&v, p, sizeof v);
   } else {
