@@ -48,7 +48,7 @@ template <typename T>
 void ssim_backward_cpu(const T* a, const T* b, const double* upstream, bool upstream_is_map, T* grad_a, T* grad_b, const Ssim& p) {
   const auto work = FHRT_BEST(ssim_tile_backward<T>);
   const int64_t windows = p.out_h() * p.out_w(), pixels = p.h * p.w;
-  const Tiles tiles(p.h, p.w, kSsimBackwardColumns);
+  const Tiles tiles(p.h, p.w, kSsimColumns);
   parallel_for(p.planes * tiles.count(), 10 * pixels / tiles.count(), [&](int64_t begin, int64_t end) {
     const std::unique_ptr<double[]> scratch(new double[ssim_scratch(p)]);
     for (int64_t item = begin; item < end; ++item) {
