@@ -58,7 +58,7 @@ class BuildExt(build_ext):
             subprocess.run([nvcc, *options, *codes, "-c", source, "-o", made], check=True)
             ext.extra_objects.append(made)
         ext.define_macros.append(("FHRT_CUDA", "1"))
-        ext.library_dirs.append(_toolkit(nvcc) + "/lib64")
+        ext.extra_link_args.append(f"-L{_toolkit(nvcc)}/lib64")
         ext.libraries += ["cudart_static", "dl", "rt"]
 
 

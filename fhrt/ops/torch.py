@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, library
 
 from fhrt import _C
 from fhrt.errors import BadInputError
@@ -100,7 +100,7 @@ class Operator:
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.function = function
-        self.registered = torch.library.custom_op(name, mutates_args=())(function)
+        self.registered = library.custom_op(name, mutates_args=())(function)
         self.register_fake = self.registered.register_fake
         self.backward: Callable[..., tuple[Any, ...]] | None = None
         self.setup_context: Callable[..., None] | None = None

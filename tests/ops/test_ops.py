@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from skimage.metrics import structural_similarity
+from torch import library
 
 from fhrt import ops
 from fhrt.errors import BadInputError
@@ -61,7 +62,7 @@ def test_pixel_shuffle_with_bias_and_activation(factor: int, slope: float | None
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), theirs.detach(), atol=1e-2, rtol=1e-2)
     fused = torch.ops.fhrt.pixel_shuffle_fused
-    torch.library.opcheck(fused, (tensors[0], factor, tensors[1], 1.0 if slope is None else slope))
+    library.opcheck(fused, (tensors[0], factor, tensors[1], 1.0 if slope is None else slope))
 
 
 @pytest.mark.parametrize(("channels", "factor"), [(3, 1), (3, 4), (1, 2), (4, 3)])
@@ -81,7 +82,7 @@ def test_to_image(channels: int, factor: int) -> None:
     np.testing.assert_array_equal(
         ops.to_image(x[:, ::-1] * 5 + 2, factor, low=-3, high=7), ops.to_image(np.ascontiguousarray(x[:, ::-1]), factor)
     )
-    torch.library.opcheck(torch.ops.fhrt.to_image.default, (torch.from_numpy(x), factor, -1.0, 1.0))
+    library.opcheck(torch.ops.fhrt.to_image.default, (torch.from_numpy(x), factor, -1.0, 1.0))
 
 
 @pytest.mark.parametrize("size", [(11, 11), (37, 52)])
@@ -158,8 +159,8 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda a, t: ops.stn_sample(a, t, (4, 3)), (x, theta))
     b = torch.rand(1, 1, 12, 12, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a: ops.ssim(a, b, data_range=1.0), torch.rand_like(b).requires_grad_())
-    torch.library.opcheck(torch.ops.fhrt.pixel_shuffle.default, (torch.randn(1, 4, 3, 3, requires_grad=True), 2))
-    torch.library.opcheck(torch.ops.fhrt.stn_sample.default, (torch.randn(1, 4, 3, 3), torch.tensor(thetas(1)), 4, 4, False, "zeros", 1))
+    library.opcheck(torch.ops.fhrt.pixel_shuffle.default, (torch.randn(1, 4, 3, 3, requires_grad=True), 2))
+    library.opcheck(torch.ops.fhrt.stn_sample.default, (torch.randn(1, 4, 3, 3), torch.tensor(thetas(1)), 4, 4, False, "zeros", 1))
 
 
 def test_bad_input() -> None:
