@@ -36,10 +36,6 @@ struct VectorOf {
 template <int Bytes, int L>
 struct MaskOf;
 template <int L>
-struct MaskOf<1, L> : VectorOf<uint8_t, L> {};
-template <int L>
-struct MaskOf<2, L> : VectorOf<uint16_t, L> {};
-template <int L>
 struct MaskOf<4, L> : VectorOf<int32_t, L> {};
 template <int L>
 struct MaskOf<8, L> : VectorOf<int64_t, L> {};

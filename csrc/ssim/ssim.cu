@@ -89,6 +89,18 @@ __device__ SsimMoments<float> window_moments(const float (&rows)[4][kRows][kColu
   return {sum[0], sum[1], sum[2] - sum[0] * sum[0] - sum[1] * sum[1], sum[3] - sum[0] * sum[1]};
 }
 
+// The block's values added up, always in the same order; thread 0 has the result.
+__device__ float block_sum(float value, float (&warps)[kThreads / 32]) {
+#pragma unroll
+  for (int delta = 16; delta > 0; delta /= 2) value += __shfl_down_sync(0xffffffffu, value, delta);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  float total = 0;
+  if (threadIdx.x == 0)
+    for (int warp = 0; warp < kThreads / 32; ++warp) total += warps[warp];
+  return total;
+}
+
 // A block is a tile of 16 x 16 windows of one plane.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -115,15 +127,8 @@ __global__ void __launch_bounds__(kThreads)
       if (map) map[(plane * out_h + first_y + row) * out_w + first_x + column] = value;
     }
     if (partials) {
-#pragma unroll
-      for (int delta = 16; delta > 0; delta /= 2) value += __shfl_down_sync(0xffffffffu, value, delta);
-      if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        float total = 0;
-        for (int warp = 0; warp < kThreads / 32; ++warp) total += warps[warp];
-        partials[plane * gridDim.x + blockIdx.x] = total;
-      }
+      const float total = block_sum(value, warps);
+      if (threadIdx.x == 0) partials[plane * gridDim.x + blockIdx.x] = total;
     }
     __syncthreads();  // before the next plane overwrites the tile
   }
@@ -134,15 +139,8 @@ __global__ void __launch_bounds__(kThreads) ssim_mean(const float* __restrict__ 
   __shared__ float warps[kThreads / 32];
   float sum = 0;
   for (int64_t block = threadIdx.x; block < blocks; block += kThreads) sum += partials[blockIdx.x * blocks + block];
-#pragma unroll
-  for (int delta = 16; delta > 0; delta /= 2) sum += __shfl_down_sync(0xffffffffu, sum, delta);
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    float total = 0;
-    for (int warp = 0; warp < kThreads / 32; ++warp) total += warps[warp];
-    mean[blockIdx.x] = total / count;
-  }
+  const float total = block_sum(sum, warps);
+  if (threadIdx.x == 0) mean[blockIdx.x] = total / count;
 }
 
 // A block is a tile of 16 x 16 pixels of grad_a: it works out the windows that hold them, (16 + window - 1)² of them, and filters their slopes.
