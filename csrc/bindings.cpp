@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -269,33 +270,48 @@ void ssim_backward(const py::array& a, const py::array& b, const py::array& weig
   });
 }
 
-void face_crop(const py::array& frame, const py::array& transforms, const py::array& mean, const py::array& std, py::array& out) {
-  require(py::isinstance<py::array_t<uint8_t>>(frame) && frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= fhrt::kMaxFrameChannels,
-          "face_crop: frame must be uint8 [H, W, 1 to 4]");
-  require(frame.shape(0) > 0 && frame.shape(1) > 0, "face_crop: empty frame");
+fhrt::FramePlane frame_plane(const py::array& plane, int64_t channels) {
+  require(py::isinstance<py::array_t<uint8_t>>(plane) && plane.ndim() == 3 && plane.shape(2) == channels, "face_crop: a plane must be uint8 [H, W, C]");
+  require(plane.shape(0) > 0 && plane.shape(1) > 0, "face_crop: empty frame");
   // NumPy gives an axis of length 1 any stride.
-  const int64_t channels = frame.shape(2), pixel = frame.shape(1) == 1 ? channels : frame.strides(1);
-  const int64_t row = frame.shape(0) == 1 ? channels * frame.shape(1) : frame.strides(0);
-  require((channels == 1 || frame.strides(2) == 1) && pixel == channels && row >= pixel * frame.shape(1), "face_crop: a row's pixels must lie together");
+  const int64_t pixel = plane.shape(1) == 1 ? channels : plane.strides(1), row = plane.shape(0) == 1 ? channels * plane.shape(1) : plane.strides(0);
+  require((channels == 1 || plane.strides(2) == 1) && pixel == channels && row >= pixel * plane.shape(1), "face_crop: a row's pixels must lie together");
+  require(row * plane.shape(0) < (int64_t{1} << 31), "face_crop: frame too large");
+  return {plane.shape(0), plane.shape(1), channels, row};
+}
+
+// frame [H, W, C]; for NV12 the luma [H, W, 1], with the chroma [⌈H / 2⌉, ⌈W / 2⌉, 2] and how both become RGB.
+void face_crop(const py::array& frame, const std::optional<py::array>& chroma, const std::optional<std::array<float, 6>>& to_rgb, const py::array& transforms,
+               const py::array& mean, const py::array& std, py::array& out) {
+  require(frame.ndim() == 3 && frame.shape(2) >= 1 && frame.shape(2) <= (chroma ? 1 : fhrt::kMaxFrameChannels), "face_crop: frame must be [H, W, 1 to 4]");
+  require(chroma.has_value() == to_rgb.has_value(), "face_crop: chroma comes with its way to RGB");
+  fhrt::FaceCrop p{};
+  p.frame = frame_plane(frame, frame.shape(2));
+  if (chroma) {
+    p.chroma = frame_plane(*chroma, 2);
+    const auto& m = *to_rgb;  // the fields of YuvToRgb in their order
+    p.to_rgb = {m[0], m[1], m[2], m[3], m[4], m[5]};
+    require(p.chroma.h == (p.frame.h + 1) / 2 && p.chroma.w == (p.frame.w + 1) / 2, "face_crop: the chroma must be half as large as the luma");
+    require_apart(out, *chroma);
+  }
   require(holds<float>(transforms) && contiguous(transforms) && has_shape(transforms, {transforms.shape(0), 2, 3}),
           "face_crop: transforms must be contiguous float32 [N, 2, 3]");
   require_finite(transforms, "face_crop: transforms holds NaN or infinity");
-  require(row * frame.shape(0) < (int64_t{1} << 31), "face_crop: frame too large");
   for (const py::array* each : {&mean, &std})
-    require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {channels}), "face_crop: mean and std must be float32, one per channel");
-  for (int64_t c = 0; c < channels; ++c) require(data<float>(std)[c] > 0, "face_crop: std must be positive");
-  require(out.ndim() == 4 && holds<float>(out) && contiguous(out) && out.shape(0) == transforms.shape(0) && out.shape(1) == channels && out.shape(2) > 0 &&
-              out.shape(3) > 0,
+    require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {p.channels()}), "face_crop: mean and std must be float32, one per channel");
+  for (int64_t c = 0; c < p.channels(); ++c) require(data<float>(std)[c] > 0, "face_crop: std must be positive");
+  require(out.ndim() == 4 && holds<float>(out) && contiguous(out) && out.shape(0) == transforms.shape(0) && out.shape(1) == p.channels() &&
+              out.shape(2) > 0 && out.shape(3) > 0,
           "face_crop: out must be contiguous float32 [N, C, h, w]");
   require_apart(out, frame);
-  fhrt::FaceCrop p{transforms.shape(0), frame.shape(0), frame.shape(1), channels, row, out.shape(2), out.shape(3), {}, {}};
-  std::copy_n(data<float>(mean), channels, p.mean);
-  std::copy_n(data<float>(std), channels, p.std);
-  const uint8_t* source = data<uint8_t>(frame);
+  p.count = transforms.shape(0), p.out_h = out.shape(2), p.out_w = out.shape(3);
+  std::copy_n(data<float>(mean), p.channels(), p.mean);
+  std::copy_n(data<float>(std), p.channels(), p.std);
+  const uint8_t *source = data<uint8_t>(frame), *colours = chroma ? data<uint8_t>(*chroma) : nullptr;
   const float* maps = data<float>(transforms);
   float* target = mutable_data<float>(out);
   py::gil_scoped_release release;
-  fhrt::face_crop_cpu(source, maps, target, p);
+  fhrt::face_crop_cpu(source, colours, maps, target, p);
 }
 
 }  // namespace

@@ -8,7 +8,10 @@
 #if defined(FHRT_CUDA)
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
+#include <optional>
+#include <tuple>
 
 #include "face_crop/face_crop_cuda.h"
 #include "pixel_shuffle/pixel_shuffle_cuda.h"
@@ -139,16 +142,35 @@ void ssim_backward(int dtype, Address a, const Four& as, Address b, const Four& 
   });
 }
 
-void face_crop(Address frame, int64_t frame_h, int64_t frame_w, int64_t channels, int64_t row_bytes, Address transforms, int64_t count, int dtype,
-               Address out, int64_t out_h, int64_t out_w, const std::vector<float>& mean, const std::vector<float>& std, Address stream) {
-  require(frame_h > 0 && frame_w > 0 && out_h > 0 && out_w > 0, "face_crop: empty picture");
-  require(channels >= 1 && channels <= kMaxFrameChannels && row_bytes >= channels * frame_w, "face_crop: frame [H, W, 1 to 4] uint8");
-  require(static_cast<int64_t>(mean.size()) == channels && static_cast<int64_t>(std.size()) == channels, "face_crop: one mean and std per channel");
-  FaceCrop p{count, frame_h, frame_w, channels, row_bytes, out_h, out_w, {}, {}};
-  for (int64_t c = 0; c < channels; ++c) p.mean[c] = mean[c], p.std[c] = std[c];
+using Plane = std::tuple<Address, int64_t, int64_t, int64_t, int64_t>;  // of a frame: where, rows, columns, channels, bytes from row to row
+
+FramePlane frame_plane(const Plane& plane) {
+  const auto& [address, h, w, channels, row_bytes] = plane;
+  require(h > 0 && w > 0, "face_crop: empty picture");
+  require(channels >= 1 && channels <= kMaxFrameChannels && row_bytes >= channels * w, "face_crop: frame [H, W, 1 to 4] uint8");
+  require(row_bytes * h < (int64_t{1} << 31), "face_crop: frame too large");
+  return {h, w, channels, row_bytes};
+}
+
+// Chroma and its way to RGB (the fields of YuvToRgb in their order): both or neither.
+void face_crop(const Plane& frame, const std::optional<Plane>& chroma, const std::optional<std::array<float, 6>>& to_rgb, Address transforms,
+               int64_t count, int dtype, Address out, int64_t out_h, int64_t out_w, const std::vector<float>& mean, const std::vector<float>& std,
+               Address stream) {
+  require(out_h > 0 && out_w > 0, "face_crop: empty crop");
+  FaceCrop p{};
+  p.count = count, p.out_h = out_h, p.out_w = out_w, p.frame = frame_plane(frame);
+  if (chroma) {
+    p.chroma = frame_plane(*chroma);
+    require(p.frame.channels == 1 && p.chroma.channels == 2, "face_crop: NV12 is [H, W, 1] and [H / 2, W / 2, 2]");
+    const auto& m = to_rgb.value();
+    p.to_rgb = {m[0], m[1], m[2], m[3], m[4], m[5]};
+  }
+  require(static_cast<int64_t>(mean.size()) == p.channels() && static_cast<int64_t>(std.size()) == p.channels(), "face_crop: one mean and std per channel");
+  std::copy_n(mean.begin(), p.channels(), p.mean);
+  std::copy_n(std.begin(), p.channels(), p.std);
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    face_crop_cuda(at<uint8_t>(frame), at<float>(transforms), at<T>(out), p, at<void>(stream));
+    face_crop_cuda(at<uint8_t>(std::get<0>(frame)), chroma ? at<uint8_t>(std::get<0>(*chroma)) : nullptr, at<float>(transforms), at<T>(out), p, at<void>(stream));
   });
 }
 

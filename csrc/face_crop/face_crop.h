@@ -6,15 +6,30 @@ namespace fhrt {
 
 constexpr int kMaxFrameChannels = 4;
 
-struct FaceCrop {
-  int64_t count, frame_h, frame_w, channels, row_bytes;  // channels 1 to 4, interleaved
-  int64_t out_h, out_w;
-  float mean[kMaxFrameChannels], std[kMaxFrameChannels];  // grey levels
+// A plane of a frame: rows of `row_bytes` with `channels` (1 to 4) interleaved bytes per pixel.
+struct FramePlane {
+  int64_t h, w, channels, row_bytes;
 };
 
-// frame: uint8 rows of `row_bytes`; transforms [count, 2, 3] contiguous float32, crop pixel to frame pixel, pixel centres at integers;
-// out [count, channels, out_h, out_w] float32 = (value − mean) / std. Where the crop shrinks the frame s times, each output pixel is the
-// mean of ⌈s⌉×⌈s⌉ bilinear samples spread over its area. Outside the frame its border is replicated.
-void face_crop_cpu(const uint8_t* frame, const float* transforms, float* out, const FaceCrop& p);
+// red = luma * (Y - black) + red_v * (V - 128), and so on.
+struct YuvToRgb {
+  float luma, black, red_v, green_u, green_v, blue_u;
+};
+
+struct FaceCrop {
+  int64_t count, out_h, out_w;
+  FramePlane frame, chroma;                             // chroma.channels: 2 for NV12, whose frame is its luma; 0 for other frames
+  float mean[kMaxFrameChannels], std[kMaxFrameChannels];  // grey levels
+  YuvToRgb to_rgb;                                      // of NV12
+
+  bool nv12() const { return chroma.channels > 0; }
+  int64_t channels() const { return nv12() ? 3 : frame.channels; }
+};
+
+// frame, chroma (NV12's only): uint8; transforms [count, 2, 3] contiguous float32, crop pixel to frame pixel, pixel centres at integers;
+// out [count, channels(), out_h, out_w] float32 = (value - mean) / std. Where the crop shrinks the frame s times, each output pixel is
+// the mean of ceil(s) x ceil(s) bilinear samples spread over its area. Outside the frame its border is replicated. NV12's samples are
+// averaged before they become RGB, which is then clamped to 0 to 255.
+void face_crop_cpu(const uint8_t* frame, const uint8_t* chroma, const float* transforms, float* out, const FaceCrop& p);
 
 }  // namespace fhrt

@@ -7,6 +7,6 @@ namespace fhrt {
 
 // As face_crop_cpu; out is T: float, Half or BFloat16.
 template <typename T>
-void face_crop_cuda(const uint8_t* frame, const float* transforms, T* out, const FaceCrop& p, void* stream);
+void face_crop_cuda(const uint8_t* frame, const uint8_t* chroma, const float* transforms, T* out, const FaceCrop& p, void* stream);
 
 }  // namespace fhrt

@@ -6,6 +6,7 @@
 namespace fhrt {
 
 // Rows are numbered (crop, row of the crop).
-FHRT_EACH_ISA(void crop_rows(const uint8_t* frame, const float* transforms, float* out, const FaceCrop& p, int64_t begin, int64_t end);)
+FHRT_EACH_ISA(void crop_rows(const uint8_t* frame, const uint8_t* chroma, const float* transforms, float* out, const FaceCrop& p, int64_t begin,
+                             int64_t end);)
 
 }  // namespace fhrt

@@ -1,6 +1,7 @@
 """The native operations as typed functions for NumPy, torch and CuPy arrays; each ``*_out`` writes into an array of the caller's."""
 
 from fhrt.ops.face_crop import face_crop, face_crop_out
+from fhrt.ops.nv12 import Nv12
 from fhrt.ops.pixel_shuffle import pixel_shuffle, pixel_shuffle_out
 from fhrt.ops.ssim import ssim, ssim_out
 from fhrt.ops.stn_sample import stn_sample, stn_sample_out
@@ -8,6 +9,7 @@ from fhrt.ops.threads import get_num_threads, set_num_threads
 from fhrt.ops.to_image import to_image, to_image_out
 
 __all__ = [
+    "Nv12",
     "face_crop",
     "face_crop_out",
     "get_num_threads",

@@ -76,11 +76,16 @@ def check_size(op: str, size: Any, largest: int) -> None:
         check_whole(op, name, value, 1, largest)
 
 
+def check_kind(op: str, name: str, array: Any, first_name: str, first: Any) -> None:
+    """Raise BadInputError unless both are arrays of one library: NumPy's (and what turns into it), torch's or CuPy's."""
+    kind, wanted = _library(type(array)), _library(type(first))  # type: ignore[arg-type]
+    if kind != wanted:
+        raise BadInputError(f"{op}: {name} must be an array of {wanted}, as {first_name} is, not of {kind}")
+
+
 def check_out(op: str, out: Any, like: Any, shape: tuple[int, ...], dtype: str | None = None) -> None:
     """Raise BadInputError unless ``out`` is an array of the same library as ``like``, of this shape and dtype (default ``like``'s)."""
-    for library, belongs in (("a torch tensor", is_torch), ("a CuPy array", is_cupy)):
-        if belongs(like) != belongs(out):
-            raise BadInputError(f"{op}: out must {'' if belongs(like) else 'not '}be {library}, as the input")
+    check_kind(op, "out", out, "the input", like)
     if not hasattr(out, "shape") or tuple(out.shape) != shape:
         raise BadInputError(f"{op}: out must be {list(shape)}, not {list(getattr(out, 'shape', []))}")
     wanted = dtype or dtype_of(like)

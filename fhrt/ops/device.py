@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BackendError, BadInputError
+from fhrt.ops.nv12 import Planes
 
 DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -62,11 +63,11 @@ def _float32(arrays: Arrays, op: str, name: str, array: Any) -> Any:
     return arrays.contiguous(array)
 
 
-def _output(arrays: Arrays, op: str, out: Any, shape: Sequence[int], dtype: str, like: Any, channels_last: bool = False) -> Any:
+def _output(arrays: Arrays, op: str, out: Any, shape: Sequence[int], dtype: str, *inputs: Any, channels_last: bool = False) -> Any:
     """A new array, or the caller's, whose shape and dtype are checked already: its device, layout and place are checked here."""
     if out is None:
-        return arrays.empty(shape, dtype, like, channels_last)
-    if not arrays.same_device(out, like):
+        return arrays.empty(shape, dtype, inputs[0], channels_last)
+    if not arrays.same_device(out, inputs[0]):
         raise BadInputError(f"{op}: out lies on another device")
     expected, wanted = 1, []
     for size in reversed(shape):
@@ -75,9 +76,9 @@ def _output(arrays: Arrays, op: str, out: Any, shape: Sequence[int], dtype: str,
     if any(size > 1 and stride != want for size, stride, want in zip(shape, arrays.strides(out), reversed(wanted), strict=True)):
         raise BadInputError(f"{op}: out must be contiguous")
     first, last = _extent(arrays, out)
-    begin, end = _extent(arrays, like)
-    if first < end and begin < last:
-        raise BadInputError(f"{op}: out overlaps an input")
+    for begin, end in (_extent(arrays, each) for each in inputs if each is not None):
+        if first < end and begin < last:
+            raise BadInputError(f"{op}: out overlaps an input")
     return out
 
 
@@ -122,7 +123,7 @@ def stn_sample(
     kernels = _kernels(arrays, "stn_sample", x, theta)
     theta = _float32(arrays, "stn_sample", "theta", theta)
     dtype, packs = arrays.dtype(x), out is None and (_packs(arrays, x) if channels_last is None else channels_last)
-    out = _output(arrays, "stn_sample", out, (x.shape[0], x.shape[1], h, w), dtype, x, packs)
+    out = _output(arrays, "stn_sample", out, (x.shape[0], x.shape[1], h, w), dtype, x, theta, channels_last=packs)
     with arrays.on_device(x):
         kernels.stn_sample(
             DTYPES[dtype], arrays.pointer(x), arrays.strides(x), tuple(x.shape), arrays.pointer(theta), arrays.pointer(out), h, w,
@@ -156,7 +157,7 @@ def pixel_shuffle(arrays: Arrays, x: Any, factor: int, bias: Any, negative_slope
     bias = None if bias is None else _float32(arrays, "pixel_shuffle", "bias", bias)
     n, c, h, w = x.shape
     dtype = arrays.dtype(x)
-    out = _output(arrays, "pixel_shuffle", out, (n, c // factor**2, h * factor, w * factor), dtype, x)
+    out = _output(arrays, "pixel_shuffle", out, (n, c // factor**2, h * factor, w * factor), dtype, x, bias)
     with arrays.on_device(x):
         kernels.pixel_shuffle(
             DTYPES[dtype], arrays.pointer(x), arrays.strides(x), tuple(x.shape), arrays.pointer(out), factor,
@@ -208,7 +209,7 @@ def ssim(
     kernels = _ssim_kernels(arrays, a, b, weights)
     (n, c, h, w), shrink = a.shape, 0 if same else len(weights) - 1
     taps = weights.tolist()
-    out = _output(arrays, "ssim", out, (n, c, h - shrink, w - shrink) if want_map else (n, c), "float32", a)
+    out = _output(arrays, "ssim", out, (n, c, h - shrink, w - shrink) if want_map else (n, c), "float32", a, b)
     partials = None if want_map else arrays.empty((kernels.ssim_scratch(tuple(a.shape), taps, same),), "float32", a)
     outputs = (arrays.pointer(out), 0, 0) if partials is None else (0, arrays.pointer(out), arrays.pointer(partials))
     with arrays.on_device(a):
@@ -244,9 +245,24 @@ def _ssim_inputs(arrays: Arrays, a: Any, b: Any) -> tuple[Any, ...]:
     return (DTYPES[arrays.dtype(a)], arrays.pointer(a), arrays.strides(a), arrays.pointer(b), arrays.strides(b), tuple(a.shape))
 
 
+def _rows(arrays: Arrays, plane: Any) -> Any:
+    """The plane [H, W, C] with the pixels of each row side by side: as it is, or copied."""
+    height, width, channels = plane.shape
+    row, pixel, channel = arrays.strides(plane)
+    # An axis of length 1 may have any stride.
+    together = (channels == 1 or channel == 1) and (width == 1 or pixel == channels) and (height == 1 or row >= channels * width)
+    return plane if together else arrays.contiguous(plane)
+
+
+def _plane(arrays: Arrays, rows: Any) -> tuple[int, int, int, int, int]:
+    """Address, H, W, C and bytes from row to row."""
+    height, width, channels = rows.shape
+    return arrays.pointer(rows), height, width, channels, arrays.strides(rows)[0] if height > 1 else width * channels
+
+
 def face_crop(
     arrays: Arrays,
-    frame: Any,
+    planes: Planes,
     transforms: Any,
     size: tuple[int, ...],
     mean: Sequence[float] | NDArray[np.float32],
@@ -260,19 +276,16 @@ def face_crop(
         raise BackendError("face_crop: fhrt was built without CUDA; build it again with FHRT_CUDA=1 pip install .")
     if not min(std) > 0:
         raise BadInputError("face_crop: std must be positive")
-    if not arrays.same_device(frame, transforms):
+    inputs = [each for each in (planes.frame, planes.chroma, transforms) if each is not None]
+    if not arrays.same_device(*inputs):
         raise BadInputError("face_crop: the arrays lie on different devices")
     transforms = _float32(arrays, "face_crop", "transforms", transforms)
-    height, width, channels = frame.shape
-    row, pixel, channel = arrays.strides(frame)
-    if (channels > 1 and channel != 1) or pixel != channels or row < channels * width:
-        frame = arrays.contiguous(frame)
-        row = channels * width
-    out = _output(arrays, "face_crop", out, (len(transforms), channels, *size), dtype, frame)
+    out = _output(arrays, "face_crop", out, (len(transforms), planes.channels, *size), dtype, *inputs)
+    frame, chroma = _rows(arrays, planes.frame), None if planes.chroma is None else _rows(arrays, planes.chroma)
     with arrays.on_device(frame):
         _C.cuda.face_crop(
-            arrays.pointer(frame), height, width, channels, row, arrays.pointer(transforms), len(transforms), DTYPES[dtype],
-            arrays.pointer(out), *size, [float(v) for v in mean], [float(v) for v in std],
+            _plane(arrays, frame), None if chroma is None else _plane(arrays, chroma), planes.to_rgb, arrays.pointer(transforms),
+            len(transforms), DTYPES[dtype], arrays.pointer(out), *size, [float(v) for v in mean], [float(v) for v in std],
             _stream(arrays, frame, stream),
         )  # fmt: skip
     return out

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_out, check_rank, check_real, check_whole, is_cupy, is_torch
+from fhrt.ops.arrays import as_numpy, call_native, check_kind, check_out, check_rank, check_real, check_whole, is_cupy, is_torch
 
 
 def pixel_shuffle(x: Any, factor: int, *, bias: Any = None, negative_slope: float | None = None) -> Any:
@@ -70,6 +70,8 @@ def _check(x: Any, factor: int, bias: Any, negative_slope: float | None) -> None
     check_factor("pixel_shuffle", x, factor)
     if bias is not None and tuple(getattr(bias, "shape", ())) != (x.shape[1],):
         raise BadInputError(f"pixel_shuffle: bias must be [{x.shape[1]}], one per channel of x, not {list(getattr(bias, 'shape', []))}")
+    if bias is not None:
+        check_kind("pixel_shuffle", "bias", bias, "x", x)
     if negative_slope is not None:
         check_real("pixel_shuffle", "negative_slope", negative_slope, 0, 1)
 

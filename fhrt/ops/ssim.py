@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import call_native, check_out, check_rank, check_real, check_whole, dtype_of, is_cupy, is_torch
+from fhrt.ops.arrays import call_native, check_kind, check_out, check_rank, check_real, check_whole, dtype_of, is_cupy, is_torch
 
 K1, K2 = 0.01, 0.03
 LARGEST_WINDOW = 255
@@ -111,6 +111,7 @@ def ssim_out(
 def _settings(a: Any, b: Any, data_range: float, window: int, sigma: float, padding: str) -> tuple[bool, float, float]:
     check_rank("ssim", "a", a, "N, C, H, W")
     check_rank("ssim", "b", b, "N, C, H, W")
+    check_kind("ssim", "b", b, "a", a)
     if tuple(a.shape) != tuple(b.shape):
         raise BadInputError(f"ssim: a is {list(a.shape)} and b is {list(b.shape)}")
     if not isinstance(padding, str) or padding not in ("valid", "same"):

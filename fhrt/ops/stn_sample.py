@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.ops.arrays import as_numpy, call_native, check_affine, check_out, check_rank, check_size, check_whole, is_cupy, is_torch
+from fhrt.ops.arrays import (
+    as_numpy,
+    call_native,
+    check_affine,
+    check_kind,
+    check_out,
+    check_rank,
+    check_size,
+    check_whole,
+    is_cupy,
+    is_torch,
+)
 
 LARGEST_SIDE = 1 << 20  # positions are float32: beyond, neighbouring pixels could no longer be told apart
 
@@ -87,6 +98,7 @@ def _native(x: NDArray[Any], theta: Any, out: NDArray[Any], align_corners: bool,
 def _check(x: Any, theta: Any, padding: str, upsample: int) -> None:
     check_rank("stn_sample", "x", x, "N, C, H, W")
     check_affine("stn_sample", "theta", theta, x.shape[0])
+    check_kind("stn_sample", "theta", theta, "x", x)
     if not isinstance(padding, str) or padding not in ("zeros", "border"):
         raise BadInputError(f'stn_sample: padding must be "zeros" or "border", not {padding!r}')
     check_whole("stn_sample", "upsample", upsample, 1, LARGEST_SIDE)

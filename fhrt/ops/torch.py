@@ -22,6 +22,7 @@ from fhrt import _C
 from fhrt.errors import BadInputError
 from fhrt.ops import device
 from fhrt.ops.arrays import call_native
+from fhrt.ops.nv12 import Planes, rows
 
 
 class TorchArrays:
@@ -392,7 +393,7 @@ def to_image_out(x: Tensor, out: Tensor, factor: int, low: float, high: float, s
 
 
 def face_crop(
-    frame: Tensor,
+    planes: Planes,
     transforms: Tensor,
     size: tuple[int, ...],
     mean: NDArray[Any],
@@ -401,15 +402,16 @@ def face_crop(
     stream: int | None = None,
 ) -> Tensor:
     """See `fhrt.ops.face_crop`; no gradient: a frame is bytes."""
+    frame, chroma = planes.frame, planes.chroma
     if frame.is_cuda:
-        return device.face_crop(ARRAYS, frame, transforms, size, mean, std, "float32", out, stream)
-    if frame.device.type != "cpu" or transforms.device != frame.device:
-        raise BadInputError(
-            f"face_crop: frame is on {frame.device} and transforms on {transforms.device}; both must be on the CPU or one GPU"
-        )
-    out = torch.empty((len(transforms), frame.shape[2], *size)) if out is None else out
-    arrays = (_array(tensor.contiguous()) for tensor in (frame, transforms))
-    call_native("face_crop", _C.face_crop, *arrays, mean, std, _array(out))
+        return device.face_crop(ARRAYS, planes, transforms, size, mean, std, "float32", out, stream)
+    places = {str(tensor.device) for tensor in (frame, chroma, transforms) if tensor is not None}
+    if places != {"cpu"}:
+        raise BadInputError(f"face_crop: frame and transforms must be on the CPU or one GPU, not on {' and '.join(sorted(places))}")
+    out = torch.empty((len(transforms), planes.channels, *size)) if out is None else out
+    chroma = None if chroma is None else rows(_array(chroma))
+    maps = _array(transforms.contiguous())
+    call_native("face_crop", _C.face_crop, rows(_array(frame)), chroma, planes.to_rgb, maps, mean, std, _array(out))
     return out
 
 

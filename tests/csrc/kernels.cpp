@@ -70,13 +70,16 @@ void ssim_both(const void* a, const int64_t* as, const void* b, const int64_t* b
 
 extern "C" {
 
-// Settings: count, frame_h, frame_w, channels, row_bytes, out_h, out_w. Every channel has the same mean and std.
-void face_crop(const uint8_t* frame, const float* transforms, void* out, int dtype, float mean, float std, const int64_t* s) {
-  FaceCrop p{s[0], s[1], s[2], s[3], s[4], s[5], s[6], {}, {}};
+// Settings: count, out_h, out_w; then of the frame and of NV12's chroma (all 0 without): rows, columns, channels, bytes from row to row.
+// Every channel has the same mean and std; to_rgb: the fields of YuvToRgb.
+void face_crop(const uint8_t* frame, const uint8_t* chroma, const float* to_rgb, const float* transforms, void* out, int dtype, float mean, float std,
+               const int64_t* s) {
+  FaceCrop p{s[0], s[1], s[2], {s[3], s[4], s[5], s[6]}, {s[7], s[8], s[9], s[10]}, {}, {}, {}};
+  if (chroma != nullptr) p.to_rgb = {to_rgb[0], to_rgb[1], to_rgb[2], to_rgb[3], to_rgb[4], to_rgb[5]};
   for (int c = 0; c < kMaxFrameChannels; ++c) p.mean[c] = mean, p.std[c] = std;
-  if (dtype == 0) face_crop_cuda(frame, transforms, static_cast<float*>(out), p, nullptr);
-  if (dtype == 1) face_crop_cuda(frame, transforms, static_cast<Half*>(out), p, nullptr);
-  if (dtype == 2) face_crop_cuda(frame, transforms, static_cast<BFloat16*>(out), p, nullptr);
+  if (dtype == 0) face_crop_cuda(frame, chroma, transforms, static_cast<float*>(out), p, nullptr);
+  if (dtype == 1) face_crop_cuda(frame, chroma, transforms, static_cast<Half*>(out), p, nullptr);
+  if (dtype == 2) face_crop_cuda(frame, chroma, transforms, static_cast<BFloat16*>(out), p, nullptr);
 }
 
 int64_t ssim_scratch(const int64_t* s) {

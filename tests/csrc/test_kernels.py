@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fhrt import ops
@@ -245,19 +246,42 @@ def test_face_crop(kernels: ctypes.CDLL, dtype: torch.dtype, count: int, channel
     frame = whole[:, :57]  # rows are longer than the picture
     transforms = rng.normal(0, 1.5, (count, 2, 3)).astype(np.float32)
     transforms[:, :, 2] = rng.uniform(-20, 70, (count, 2))
-    out = torch.full((count, channels, 7, 9), float("nan"), dtype=dtype)
-    settings = int64s(count, 40, 57, channels, frame.strides[0], 7, 9)
-    arguments = (
-        ctypes.c_void_p(transforms.ctypes.data),
-        pointer(out),
-        DTYPES[dtype],
-        ctypes.c_float(127.5),
-        ctypes.c_float(127.5),
-        settings,
-    )
-    kernels.face_crop(ctypes.c_void_p(frame.ctypes.data), *arguments)
+    ours = crops(kernels, dtype, transforms, channels, frame)
     expected = torch.from_numpy(ops.face_crop(frame, transforms, (7, 9), 127.5, 127.5))
-    torch.testing.assert_close(out.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(ours.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(40, 58), (39, 57), (1, 1)])
+def test_face_crop_of_nv12(kernels: ctypes.CDLL, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    luma = rng.integers(0, 256, (size[0], size[1] + 6, 1), np.uint8)[:, : size[1]]
+    chroma = rng.integers(0, 256, ((size[0] + 1) // 2, (size[1] + 9) // 2, 2), np.uint8)[:, : (size[1] + 1) // 2]
+    transforms = rng.normal(0, 1.5, (5, 2, 3)).astype(np.float32)
+    transforms[:, :, 2] = rng.uniform(-20, 70, (5, 2))
+    frame = ops.Nv12(luma[..., 0], chroma, "bt601")
+    ours = crops(kernels, dtype, transforms, 3, luma, chroma, frame.to_rgb)
+    expected = torch.from_numpy(ops.face_crop(frame, transforms, (7, 9), 127.5, 127.5))
+    torch.testing.assert_close(ours.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def crops(
+    kernels: ctypes.CDLL,
+    dtype: torch.dtype,
+    transforms: NDArray[np.float32],
+    channels: int,
+    frame: NDArray[np.uint8],
+    chroma: NDArray[np.uint8] | None = None,
+    to_rgb: tuple[float, ...] = (),
+) -> torch.Tensor:
+    out = torch.full((len(transforms), channels, 7, 9), float("nan"), dtype=dtype)
+    planes = [(*plane.shape, plane.strides[0]) if plane is not None else (0, 0, 0, 0) for plane in (frame, chroma)]
+    kernels.face_crop(
+        ctypes.c_void_p(frame.ctypes.data), None if chroma is None else ctypes.c_void_p(chroma.ctypes.data),
+        (ctypes.c_float * 6)(*to_rgb), ctypes.c_void_p(transforms.ctypes.data), pointer(out), DTYPES[dtype],
+        ctypes.c_float(127.5), ctypes.c_float(127.5), int64s(len(transforms), 7, 9, *planes[0], *planes[1]),
+    )  # fmt: skip
+    return out
 
 
 def test_far_and_non_finite_positions_read_nothing(kernels: ctypes.CDLL) -> None:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 from fhrt import _C
 from fhrt.errors import BackendError, BadInputError
-from fhrt.ops import device, face_crop
+from fhrt.ops import Nv12, device, face_crop
 from fhrt.ops import torch as torch_ops
+from fhrt.ops.nv12 import Planes
 from fhrt.ops.ssim import gaussian_window
 
 ROOT = Path(__file__).parent.parent.parent
@@ -118,10 +119,24 @@ def test_ssim(kernels: None, want_map: bool) -> None:
 def test_face_crop(kernels: None) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     transforms = np.array([[[1.5, 0.2, 3], [-0.2, 1.5, 9]], [[0.5, 0, 20], [0, 0.5, 2]]], np.float32)
-    expected = face_crop(frame, transforms, (8, 6), (100, 110, 120), (50, 60, 70))
+    settings = ((8, 6), (100, 110, 120), (50, 60, 70))
+    expected = face_crop(frame, transforms, *settings)
     for picture in (torch.from_numpy(frame), torch.from_numpy(frame).transpose(0, 1).contiguous().transpose(0, 1)):
-        ours = device.face_crop(ARRAYS, picture, torch.from_numpy(transforms), (8, 6), (100, 110, 120), (50, 60, 70))
+        ours = device.face_crop(ARRAYS, Planes(picture), torch.from_numpy(transforms), *settings)
         np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
+    luma, chroma = frame[..., :1], np.ascontiguousarray(frame[::2, ::2, 1:])
+    nv12 = Nv12(luma[..., 0], chroma)
+    expected = face_crop(nv12, transforms, *settings)
+    planes = Planes(torch.from_numpy(luma), torch.from_numpy(chroma), nv12.to_rgb)
+    out = torch.empty(2, 3, 8, 6)
+    assert device.face_crop(ARRAYS, planes, torch.from_numpy(transforms), *settings, "float32", out) is out
+    np.testing.assert_allclose(out.numpy(), expected, atol=1e-5)
+    with pytest.raises(BadInputError, match="overlaps"):
+        memory = torch.zeros(1200, dtype=torch.uint8)
+        shared = Planes(planes.frame, memory[:600].reshape(15, 20, 2), nv12.to_rgb)
+        device.face_crop(
+            ARRAYS, shared, torch.from_numpy(transforms), *settings, "float32", memory[:1152].view(torch.float32).reshape(2, 3, 8, 6)
+        )
 
 
 def test_bad_input(kernels: None) -> None:

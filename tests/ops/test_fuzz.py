@@ -36,7 +36,7 @@ def attempt(call: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
     except BadInputError as error:
-        assert str(error).startswith(("stn_sample: ", "pixel_shuffle: ", "to_image: ", "ssim: ", "face_crop: ")), error
+        assert str(error).startswith(("stn_sample: ", "pixel_shuffle: ", "to_image: ", "ssim: ", "face_crop: ", "Nv12: ")), error
         assert "\n" not in str(error)
         return None
 
@@ -91,6 +91,22 @@ def test_face_crop(frame: Any, transforms: Any, size: Any, mean: Any) -> None:
     attempt(ops.face_crop, frame, transforms, size, mean, 1.0)
     attempt(ops.face_crop, frame, np.zeros((2, 2, 3), np.float32), (3, 2), mean, mean)
     attempt(ops.face_crop_out, frame, transforms, frame, 0.0, 1.0)
+
+
+@FUZZ
+@given(
+    st.one_of(arrays((2, 2), [np.uint8]), anything),
+    st.one_of(arrays((3, 3), [np.uint8]), anything),
+    st.one_of(st.sampled_from(["bt709", "bt601"]), anything),
+    anything,
+)
+def test_nv12(luma: Any, chroma: Any, matrix: Any, full_range: Any) -> None:
+    def crop(luma: Any, chroma: Any) -> Any:
+        return ops.face_crop(ops.Nv12(luma, chroma, matrix, full_range), np.zeros((2, 2, 3), np.float32), (3, 2), 0.0, 1.0)
+
+    attempt(crop, luma, chroma)
+    attempt(crop, np.zeros((5, 4), np.uint8), chroma)
+    attempt(ops.Nv12.stacked, luma, matrix)
 
 
 X = np.linspace(-2, 2, 2 * 4 * 12 * 13, dtype=np.float32).reshape(2, 4, 12, 13)

@@ -95,6 +95,10 @@ def test_face_crop() -> None:
     expected = ops.face_crop(frame.numpy(), transforms.numpy(), (16, 16), 127.5, 127.5)
     ours = ops.face_crop(frame.cuda(), transforms.cuda(), (16, 16), 127.5, 127.5)
     torch.testing.assert_close(ours.cpu(), torch.from_numpy(expected), atol=2e-3, rtol=0)
+    luma, chroma = frame[..., 0], frame[::2, ::2, 1:].contiguous()
+    expected = ops.face_crop(ops.Nv12(luma.numpy(), chroma.numpy()), transforms.numpy(), (16, 16), 127.5, 127.5)
+    ours = ops.face_crop(ops.Nv12(luma.cuda(), chroma.cuda()), transforms.cuda(), (16, 16), 127.5, 127.5)
+    torch.testing.assert_close(ours.cpu(), torch.from_numpy(expected), atol=2e-3, rtol=0)
 
 
 def test_side_streams_and_graph_capture() -> None:

@@ -183,6 +183,14 @@ def test_bad_input() -> None:
         lambda: ops.ssim(x, x[:1]),
         lambda: ops.face_crop(x[0], theta, (4, 4), 0, 1),  # type: ignore[arg-type]
         lambda: ops.face_crop(np.zeros((4, 4, 3), np.uint8), theta, (4, 4), 0, 0),
+        lambda: ops.stn_sample(torch.from_numpy(x), theta),
+        lambda: ops.stn_sample(x, torch.from_numpy(theta)),
+        lambda: ops.ssim(torch.zeros(1, 1, 12, 12), np.zeros((1, 1, 12, 12), np.float32)),
+        lambda: ops.ssim(np.zeros((1, 1, 12, 12), np.float32), torch.zeros(1, 1, 12, 12)),
+        lambda: ops.pixel_shuffle(torch.zeros(1, 4, 2, 2), 2, bias=np.zeros(4, np.float32)),
+        lambda: ops.pixel_shuffle(np.zeros((1, 4, 2, 2), np.float32), 2, bias=torch.zeros(4)),
+        lambda: ops.face_crop(np.zeros((4, 4, 3), np.uint8), torch.from_numpy(theta), (4, 4), 0, 1),
+        lambda: ops.face_crop(torch.zeros(4, 4, 3, dtype=torch.uint8), theta, (4, 4), 0, 1),
         lambda: ops.set_num_threads(-1),
     ):
         with pytest.raises(BadInputError):
