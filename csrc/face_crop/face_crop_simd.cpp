@@ -18,14 +18,15 @@ struct Samples {
 };
 
 // Not inlined, and on copies, which no store can change: so the compiler turns the loop into vectors.
-__attribute__((noinline)) void find_samples(const float* transform, Row row, int j0, int sx, int sy, const FramePlane& plane, Samples& samples) {
+__attribute__((noinline)) void find_samples(const float* transform, const Row& of, int j0, int sx, int sy, const FramePlane& plane, Samples& samples) {
   const float t[6] = {transform[0], transform[1], transform[2], transform[3], transform[4], transform[5]};
+  const int i = of.i, kx = of.kx, ky = of.ky;
   const int width = static_cast<int>(plane.w), height = static_cast<int>(plane.h);
   const int row_bytes = static_cast<int>(plane.row_bytes), channels = static_cast<int>(plane.channels);
   for (int k = 0; k < kPixels; ++k) {
     float x, y, ax, ay;
     int x0, y0;
-    crop_position(t, row.i, j0 + k, sx, sy, row.kx, row.ky, x, y);
+    crop_position(t, i, j0 + k, sx, sy, kx, ky, x, y);
     crop_neighbours(x, width, x0, ax);
     crop_neighbours(y, height, y0, ay);
     samples.offset[k] = y0 * row_bytes + x0 * channels;
@@ -51,7 +52,7 @@ FHRT_INLINE Floats<4> lower(Floats<8> v) {
 
 // Adds the samples of `count` pixels of a row, from j0 on, to sums [kPixels][4].
 template <int C>
-FHRT_INLINE void add_samples(const uint8_t* data, const FramePlane& plane, const float* t, Row row, int j0, int count, float* sums) {
+FHRT_INLINE void add_samples(const uint8_t* data, const FramePlane& plane, const float* t, const Row& row, int j0, int count, float* sums) {
   const uint8_t* end = data + (plane.h - 1) * plane.row_bytes + plane.w * C;
   const int64_t below = plane.h > 1 ? plane.row_bytes : 0;
   const int right = plane.w > 1 ? C : 0;
@@ -73,7 +74,7 @@ FHRT_INLINE void add_samples(const uint8_t* data, const FramePlane& plane, const
 
 // A row of a crop, C channels. `read` adds the samples of some pixels to [kPixels][4], `finish` makes a pixel's levels of their mean.
 template <int C, typename Read, typename Finish>
-FHRT_INLINE void crop_row(float* out, const FaceCrop& p, Row row, Read read, Finish finish) {
+FHRT_INLINE void crop_row(float* out, const FaceCrop& p, const Row& row, Read read, Finish finish) {
   Floats<4> mean = {}, scale = {};
   for (int c = 0; c < C; ++c) mean[c] = p.mean[c], scale[c] = 1 / p.std[c];
   const float share = 1 / static_cast<float>(row.kx * row.ky);
@@ -87,13 +88,13 @@ FHRT_INLINE void crop_row(float* out, const FaceCrop& p, Row row, Read read, Fin
 }
 
 template <int C>
-FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, Row row) {
+FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, const Row& row) {
   crop_row<C>(
       out, p, row, [&](int j0, int count, float* pixels) { add_samples<C>(frame, p.frame, t, row, j0, count, pixels); },
       [](Floats<4> mean) { return mean; });
 }
 
-FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, Row row) {
+FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, const Row& row) {
   float halved[6];
   chroma_transform(t, halved);
   const auto read = [&](int j0, int count, float* pixels) {
