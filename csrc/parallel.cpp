@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,12 +15,22 @@
 namespace fhrt {
 namespace {
 
+int usable_cores() {
+#if defined(__linux__)
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return CPU_COUNT(&cores);
+#endif
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
 int default_threads() {
-  if (const char* text = std::getenv("FHRT_NUM_THREADS")) {
-    int count = std::atoi(text);
-    if (count > 0) return count;
-  }
-  return std::max(1u, std::thread::hardware_concurrency());
+  // Found out once: where the kernel has to be asked, it takes longer than a small op.
+  static const int count = [] {
+    const char* text = std::getenv("FHRT_NUM_THREADS");
+    const int given = text == nullptr ? 0 : std::atoi(text);
+    return std::max(1, given > 0 ? given : usable_cores());
+  }();
+  return count;
 }
 
 std::atomic<int> wanted{0};

@@ -5,7 +5,7 @@
 
 namespace fhrt {
 
-// Threads that parallel_for may use, the caller's own included. 0 restores the default: FHRT_NUM_THREADS, or all cores.
+// Threads that parallel_for may use, the caller's own included. 0 restores the default: FHRT_NUM_THREADS, or the cores that the process may use, as it was at first.
 void set_num_threads(int count);
 int get_num_threads();
 

@@ -50,7 +50,7 @@ FHRT_INLINE V slide(V a, V b) {
 // Adds the window's terms K and after, for the vector at `in`. Every other neighbour comes out of the registers and the rest out of memory:
 // nearly every such load crosses a cache line, so neither way alone is as fast.
 template <int K, typename C>
-FHRT_INLINE Vector<C> add_terms(const C* in, const Vector<C>* blocks, const C* w, Vector<C> sum) {
+FHRT_INLINE Vector<C> add_terms(const C* in, const Vector<C>* blocks, const Vector<C>* w, Vector<C> sum) {
   if constexpr (K == kUsual) {
     return sum;
   } else {
@@ -61,31 +61,36 @@ FHRT_INLINE Vector<C> add_terms(const C* in, const Vector<C>* blocks, const C* w
     } else {
       __builtin_memcpy(&term, in + K, sizeof term);
     }
-    return add_terms<K + 1>(in, blocks, w, sum + w[K] * term);
+    return add_terms<K + 1>(in, blocks, w, sum + w[K <= kUsual / 2 ? K : kUsual - 1 - K] * term);
   }
 }
 
-// out[j] = sum over k of weights[k] * in[j + k]; `in` and `out` have room up to the next multiple of kLanes and a window.
-template <typename C>
+// out[j] = sum over k of weights[k] * in[j + k], for M rows each `stride` after the last; `in` and `out` have room up to the next multiple of
+// kLanes and a window.
+template <int M, typename C>
 __attribute__((noinline)) void filter_along(const C* __restrict__ in, const double* __restrict__ weights, int window, C* __restrict__ out,
-                                            int64_t count) {
+                                            int64_t stride, int64_t count) {
   if (window == kUsual) {
     constexpr int n = kLanes<C>, kBlocks = (kUsual - 1 + n - 1) / n + 1;
-    C w[kUsual];
-    for (int k = 0; k < kUsual; ++k) w[k] = static_cast<C>(weights[k]);
-    Vector<C> blocks[kBlocks];
-    for (int k = 1; k < kBlocks; ++k) __builtin_memcpy(&blocks[k], in + (k - 1) * n, sizeof(Vector<C>));
-    for (int64_t j = 0; j < count; j += n) {
-      for (int k = 1; k < kBlocks; ++k) blocks[k - 1] = blocks[k];
-      __builtin_memcpy(&blocks[kBlocks - 1], in + j + (kBlocks - 1) * n, sizeof(Vector<C>));
-      const Vector<C> sum = add_terms<1>(in + j, blocks, w, w[0] * blocks[0]);
-      __builtin_memcpy(out + j, &sum, sizeof(Vector<C>));
+    Vector<C> w[kUsual / 2 + 1];  // the others are the same again
+    for (int k = 0; k <= kUsual / 2; ++k) w[k] = static_cast<C>(weights[k]) - Vector<C>{};
+    for (int m = 0; m < M; ++m, in += stride, out += stride) {
+      Vector<C> blocks[kBlocks];
+      for (int k = 1; k < kBlocks; ++k) __builtin_memcpy(&blocks[k], in + (k - 1) * n, sizeof(Vector<C>));
+      for (int64_t j = 0; j < count; j += n) {
+        for (int k = 1; k < kBlocks; ++k) blocks[k - 1] = blocks[k];
+        __builtin_memcpy(&blocks[kBlocks - 1], in + j + (kBlocks - 1) * n, sizeof(Vector<C>));
+        const Vector<C> sum = add_terms<1>(in + j, blocks, w, w[0] * blocks[0]);
+        __builtin_memcpy(out + j, &sum, sizeof(Vector<C>));
+      }
     }
     return;
   }
-  for (int64_t j = 0; j < count; ++j) out[j] = 0;
-  for (int k = 0; k < window; ++k)
-    for (int64_t j = 0; j < count; ++j) out[j] += static_cast<C>(weights[k]) * in[j + k];
+  for (int m = 0; m < M; ++m, in += stride, out += stride) {
+    for (int64_t j = 0; j < count; ++j) out[j] = 0;
+    for (int k = 0; k < window; ++k)
+      for (int64_t j = 0; j < count; ++j) out[j] += static_cast<C>(weights[k]) * in[j + k];
+  }
 }
 
 // The latest `window` rows of kMoments, each `stride` long.
@@ -167,20 +172,19 @@ __attribute__((noinline)) void find_values(const double* __restrict__ sums, int6
     values[j] = ssim_value<double>({a[j], b[j], squares[j] - a[j] * a[j] - b[j] * b[j], products[j] - a[j] * b[j]}, c1, c2);
 }
 
-// In place: the moments become the gradients' factors, in this order: of 2a (2b), of b (a), of 1 in grad_a, of 1 in grad_b.
-template <typename C>
-__attribute__((noinline)) void find_slopes(C* __restrict__ sums, int64_t stride, Pivots<C> pivots, C c1, C c2, const C* __restrict__ upstream,
-                                           int64_t count) {
-  C *first = sums, *second = sums + stride, *third = sums + 2 * stride, *fourth = sums + 3 * stride;
-#pragma GCC ivdep
+// The gradients' factors in this order: of 2a (2b), of b (a), of 1 in grad_a, of 1 in grad_b (where M is 4).
+template <int M, typename C>
+__attribute__((noinline)) void find_slopes(const C* __restrict__ sums, int64_t stride, Pivots<C> pivots, C c1, C c2, const C* __restrict__ upstream,
+                                           C* __restrict__ factors, int64_t count) {
+  const C *first = sums, *second = sums + stride, *third = sums + 2 * stride, *fourth = sums + 3 * stride;
   for (int64_t j = 0; j < count; ++j) {
     const C a = first[j], b = second[j], g = upstream[j];
     const SsimSlopes<C> by = ssim_slopes<C>({a + pivots.a, b + pivots.b, third[j] - a * a - b * b, fourth[j] - a * b}, c1, c2);
     // The variances hold the means too: var_a = E[a²] - mean_a², covariance = E[ab] - mean_a mean_b.
-    first[j] = g * by.by_variance;
-    second[j] = g * by.by_covariance;
-    third[j] = g * (by.by_mean_a - 2 * a * by.by_variance - b * by.by_covariance);
-    fourth[j] = g * (by.by_mean_b - 2 * b * by.by_variance - a * by.by_covariance);
+    factors[j] = g * by.by_variance;
+    factors[stride + j] = g * by.by_covariance;
+    factors[2 * stride + j] = g * (by.by_mean_a - 2 * a * by.by_variance - b * by.by_covariance);
+    if constexpr (M == 4) factors[3 * stride + j] = g * (by.by_mean_b - 2 * b * by.by_variance - a * by.by_covariance);
   }
 }
 
@@ -228,7 +232,7 @@ struct Moments {
       pad(row);
     } else {
       multiply(a + y * p.w + from, b + y * p.w + from, pivots, line + start, ring.stride, to - from);
-      for (int m = 0; m < kMoments; ++m) filter_along(line + m * ring.stride, p.weights, ring.window, row + m * ring.stride, count);
+      filter_along<kMoments>(line, p.weights, ring.window, row, ring.stride, count);
     }
     ++y;
   }
@@ -276,11 +280,8 @@ FHRT_INLINE void backward(const T* a, const T* b, const double* upstream, bool u
       moments.next();
       if (upstream_is_map)
         for (int64_t j = 0; j < count; ++j) given[j] = static_cast<C>(upstream[i * out_w + first_j + j]);
-      find_slopes(moments.sums, stride, pivots, static_cast<C>(p.c1), static_cast<C>(p.c2), given, count);
-      for (int m = 0; m < M; ++m) {
-        for (int64_t j = 0; j < count; ++j) line[m * stride + first_j - left + j] = moments.sums[m * stride + j];
-        filter_along(line + m * stride, p.weights, ring.window, row + m * stride, width);
-      }
+      find_slopes<M>(moments.sums, stride, pivots, static_cast<C>(p.c1), static_cast<C>(p.c2), given, line + first_j - left, count);
+      filter_along<M>(line, p.weights, ring.window, row, stride, width);
     } else {
       fill(row, C(0), kMoments * stride);
     }

@@ -7,7 +7,7 @@ from fhrt.errors import BadInputError
 
 
 def set_num_threads(count: int) -> None:
-    """Use ``count`` threads for every native CPU op; 0 restores the default (FHRT_NUM_THREADS, or all cores)."""
+    """Use ``count`` threads for every native CPU op; 0 restores the default (FHRT_NUM_THREADS, or the cores that the process may use)."""
     if count < 0:
         raise BadInputError(f"the number of threads must not be negative, got {count}")
     _C.set_num_threads(count)
