@@ -1,7 +1,8 @@
 """Builds the native module; everything else is in pyproject.toml.
 
-FHRT_CUDA=1 adds the CUDA kernels (needs nvcc; the CUDA runtime is linked statically, so that the module still imports on machines without
-CUDA). FHRT_CUDA_ARCHS chooses the devices, e.g. "90" or "80;86"; all supported ones when left out.
+Where nvcc is on the PATH the CUDA kernels are built too; the CUDA runtime is linked statically, so that the module imports on machines
+without CUDA all the same. FHRT_NO_CUDA=1 leaves them out, FHRT_FORCE_CUDA=1 fails where they cannot be built. FHRT_CUDA_ARCHS chooses the
+devices, e.g. "90" or "80;86"; all supported ones when left out.
 """
 
 import os
@@ -26,12 +27,17 @@ ParallelCompile("FHRT_BUILD_JOBS", default=0).install()
 
 
 class BuildExt(build_ext):
-    """Compiles csrc/*/*_simd.cpp for every instruction set first, and csrc/*/*.cu with nvcc where CUDA is asked for."""
+    """Compiles csrc/*/*_simd.cpp for every instruction set first, and csrc/*/*.cu where there is nvcc."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
         self._add_simd(ext)
-        if os.environ.get("FHRT_CUDA") == "1":
-            self._add_cuda(ext)
+        if os.environ.get("FHRT_NO_CUDA") != "1":
+            try:
+                self._add_cuda(ext)
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                if os.environ.get("FHRT_FORCE_CUDA") == "1":
+                    raise
+                self.warn(f"fhrt is built without CUDA: {error}")
         super().build_extension(ext)
 
     def _add_simd(self, ext: Pybind11Extension) -> None:
@@ -46,19 +52,21 @@ class BuildExt(build_ext):
     def _add_cuda(self, ext: Pybind11Extension) -> None:
         nvcc = shutil.which("nvcc")
         if nvcc is None:
-            raise RuntimeError("FHRT_CUDA=1 needs nvcc (the CUDA toolkit) on the PATH")
+            raise RuntimeError("nvcc (the CUDA toolkit) is not on the PATH")
         archs = os.environ.get("FHRT_CUDA_ARCHS", ARCHS).split(";")
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
         codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")  # PTX, for devices yet to come
+        toolkit = _toolkit(nvcc)
         objects = Path(self.build_temp) / "cuda"
         objects.mkdir(parents=True, exist_ok=True)
+        made: list[str] = []
         for source in sorted(glob("csrc/*/*.cu")):
-            made = str(objects / (Path(source).stem + ".o"))
+            made.append(str(objects / (Path(source).stem + ".o")))
             options = ["-std=c++17", "-O3", "--threads", "0", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-            subprocess.run([nvcc, *options, *codes, "-c", source, "-o", made], check=True)
-            ext.extra_objects.append(made)
+            subprocess.run([nvcc, *options, *codes, "-c", source, "-o", made[-1]], check=True)
+        ext.extra_objects += made
         ext.define_macros.append(("FHRT_CUDA", "1"))
-        ext.extra_link_args.append(f"-L{_toolkit(nvcc)}/lib64")
+        ext.extra_link_args.append(f"-L{toolkit}/lib64")
         ext.libraries += ["cudart_static", "dl", "rt"]
 
 

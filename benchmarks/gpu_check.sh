@@ -24,7 +24,7 @@ step() { # NAME SECONDS COMMAND...: its output to NAME.log
 
 arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
 nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv >"$results/device.csv"
-export FHRT_CUDA=1 FHRT_CUDA_ARCHS="$arch" FHRT_REQUIRE_GPU=1
+export FHRT_FORCE_CUDA=1 FHRT_CUDA_ARCHS="$arch" FHRT_REQUIRE_GPU=1
 
 # Without a network: needs torch, pybind11, setuptools and pytest already there (no conftest, no plugins).
 step build 180 python -m pip install -q --no-build-isolation --no-deps -e .

@@ -118,6 +118,7 @@ def cases(device: str) -> Iterator[Case]:
     if device == "cpu":
         for shrink in (1.0, 1.6):
             yield _face_crop(rng, 32, shrink)
+        yield _face_crop(rng, 32, 1.0, nv12=True)
     else:
         yield _stn_sample(rng, device, 256, 64, 128, 128)
         yield _pixel_shuffle(rng, device, 256, 64, 64, 2)
@@ -258,9 +259,13 @@ def _ssim_backward(rng: np.random.Generator, device: str, count: int, side: int)
     )
 
 
-def _face_crop(rng: np.random.Generator, count: int, shrink: float) -> Case:
-    """Crops at the frame's own scale, or smaller: then OpenCV warps to twice the size and averages, as we average 2×2 samples."""
+def _face_crop(rng: np.random.Generator, count: int, shrink: float, nv12: bool = False) -> Case:
+    """Crops at the frame's own scale, or smaller: then OpenCV warps to twice the size and averages, as we average 2×2 samples.
+
+    nv12: of the frame that a decoder gives, which OpenCV turns into RGB first; grey, since it takes the nearest chroma and we interpolate.
+    """
     frame = cv2.resize(rng.integers(0, 256, (54, 96, 3), np.uint8), (1920, 1080), interpolation=cv2.INTER_CUBIC)
+    stacked = np.concatenate([frame[..., 0], np.full((540, 1920), 128, np.uint8)])
     transforms = _similarities(rng, count)
     transforms[:, :, :2] *= shrink / np.linalg.norm(transforms[:, 0, :2], axis=1)[:, None, None]
     transforms[:, :, 2] = rng.uniform((100, 100), (1800, 980), (count, 2))
@@ -268,24 +273,28 @@ def _face_crop(rng: np.random.Generator, count: int, shrink: float) -> Case:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
     def usual() -> NDArray[np.float32]:
+        rgb = cv2.cvtColor(stacked, cv2.COLOR_YUV2RGB_NV12) if nv12 else frame
         crops = np.empty((count, 16, 16, 3), np.uint8)
         for crop, transform in zip(crops, transforms, strict=True):
             if finer == 1:
-                cv2.warpAffine(frame, transform, (16, 16), crop, flags, cv2.BORDER_REPLICATE)
+                cv2.warpAffine(rgb, transform, (16, 16), crop, flags, cv2.BORDER_REPLICATE)
             else:
                 small = transform / np.float32([[2, 2, 1], [2, 2, 1]])
                 small[:, 2] -= 0.25 * transform[:, :2].sum(1)  # the pixel centres of the finer crop
                 cv2.resize(
-                    cv2.warpAffine(frame, small, (32, 32), None, flags, cv2.BORDER_REPLICATE), (16, 16), crop, interpolation=cv2.INTER_AREA
+                    cv2.warpAffine(rgb, small, (32, 32), None, flags, cv2.BORDER_REPLICATE), (16, 16), crop, interpolation=cv2.INTER_AREA
                 )
         return (crops.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
 
     return Case(
         op="face_crop",
-        peer="cv2.warpAffine in a loop" + (", twice the size, then cv2.resize" if finer > 1 else "") + ", scale",
-        shape=f"1920×1080 → {count}×3×16×16, shrunk {shrink:g}×",
+        peer=("cv2.cvtColor of the frame, " if nv12 else "")
+        + "cv2.warpAffine in a loop"
+        + (", twice the size, then cv2.resize" if finer > 1 else "")
+        + ", scale",
+        shape=f"1920×1080{' NV12' if nv12 else ''} → {count}×3×16×16, shrunk {shrink:g}×",
         bytes=count * 16 * 16 * 3 * (int(shrink**2) + 4),
-        native=lambda: ops.face_crop(frame, transforms, (16, 16), 127.5, 127.5),
+        native=lambda: ops.face_crop(ops.Nv12.stacked(stacked) if nv12 else frame, transforms, (16, 16), 127.5, 127.5),
         usual=usual,
         tolerance=0.05,
         required=3,

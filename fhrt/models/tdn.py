@@ -13,13 +13,13 @@ from fhrt.models.layers import ModelOutput, UpsampleConv2d, compose, similarity_
 class SpatialTransformer(nn.Module):
     """Nearest ×2, then a similarity found by a small localisation network on the upsampled map (§3.1).
 
-    Grid with corners aligned, bilinear, zeros outside. ``folded``: the same without storing the upsampled map. Its first max-pool 2
-    undoes the nearest ×2 exactly, so the localisation may look at the stored map and the sampler upsamples as it reads.
+    Grid with corners aligned, bilinear, zeros outside. The upsampled map is never stored: the localisation's first max-pool 2 undoes the
+    nearest ×2 exactly, so that it looks at the map itself, and the sampler upsamples as it reads.
     """
 
-    def __init__(self, localisation: nn.Sequential, features: int, folded: bool = False) -> None:
+    def __init__(self, localisation: nn.Sequential, features: int) -> None:
         super().__init__()
-        self.localisation, self.folded = localisation, folded
+        self.localisation = localisation
         self.fc1, self.fc2 = nn.Linear(features, 20), nn.Linear(20, 4)
         nn.init.zeros_(self.fc2.weight)
         with torch.no_grad():
@@ -27,13 +27,8 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] → the transformed map [N, C, 2H, 2W] and its theta [N, 2, 3] (corners aligned)."""
-        if self.folded:
-            seen = x
-        else:
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            seen = F.max_pool2d(x, 2)
-        theta = similarity_theta(self.fc2(F.relu(self.fc1(self.localisation(seen).flatten(1)))))
-        return ops.stn_sample(x, theta, align_corners=True, upsample=2 if self.folded else 1), theta
+        theta = similarity_theta(self.fc2(F.relu(self.fc1(self.localisation(x).flatten(1)))))
+        return ops.stn_sample(x, theta, align_corners=True, upsample=2), theta
 
 
 def half_pixel_theta(theta: Tensor, side: int) -> Tensor:
@@ -77,7 +72,3 @@ class TDN(nn.Module):
         x, theta2 = self.stn2(self.conv2(x))
         theta = compose(half_pixel_theta(theta1, 32), half_pixel_theta(theta2, 64))
         return ModelOutput(self.conv4(self.conv3(x)), theta)
-
-    def fold(self) -> None:
-        """Let both transformers read the low-resolution map directly."""
-        self.stn1.folded = self.stn2.folded = True

@@ -49,7 +49,7 @@ class Arrays(Protocol):
 def _kernels(arrays: Arrays, op: str, *inputs: Any) -> Any:
     """The native kernels, after the checks that all ops share: a build with CUDA, one device, one of the three dtypes."""
     if not hasattr(_C, "cuda"):
-        raise BackendError(f"{op}: fhrt was built without CUDA; build it again with FHRT_CUDA=1 pip install .")
+        raise BackendError(f"{op}: fhrt was built without CUDA; install it again where nvcc is on the PATH")
     if not arrays.same_device(*inputs):
         raise BadInputError(f"{op}: the arrays lie on different devices")
     if arrays.dtype(inputs[0]) not in DTYPES:
@@ -273,7 +273,7 @@ def face_crop(
 ) -> Any:
     """See `fhrt.ops.face_crop`; ``dtype`` of the result."""
     if not hasattr(_C, "cuda"):
-        raise BackendError("face_crop: fhrt was built without CUDA; build it again with FHRT_CUDA=1 pip install .")
+        raise BackendError("face_crop: fhrt was built without CUDA; install it again where nvcc is on the PATH")
     if not min(std) > 0:
         raise BadInputError("face_crop: std must be positive")
     inputs = [each for each in (planes.frame, planes.chroma, transforms) if each is not None]

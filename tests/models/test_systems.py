@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fhrt import ops
 from fhrt.errors import BadInputError, UnknownModelError
 from fhrt.export.rewrite import rewrite
 from fhrt.models import create, names
-from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d
+from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d, similarity_theta
+from fhrt.models.tdn import TDN
 
 GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "lite": (0.5, 1.5)}
 
@@ -29,8 +32,13 @@ def shaken(name: str) -> nn.Module:
     return model
 
 
+def as_written(layer: UpsampleConv2d, x: Tensor) -> Tensor:
+    return layer.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
 @pytest.mark.parametrize("name", names())
-def test_flops_and_shapes(name: str) -> None:
+def test_flops_and_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UpsampleConv2d, "forward", as_written)
     model = create(name).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         sr, theta = model(torch.zeros(1, 3, 16, 16))
@@ -53,8 +61,23 @@ def test_the_rewritten_network_computes_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_upsampled_convolution_at_the_low_resolution_is_exact_at_the_borders(kernel: int) -> None:
-    layer, x = UpsampleConv2d(3, 5, kernel), torch.randn(2, 3, 7, 4)
-    torch.testing.assert_close(FoldedUpsampleConv2d(layer)(x), layer(x), atol=1e-5, rtol=0)
+    layer, x = UpsampleConv2d(3, 5, kernel), torch.randn(2, 3, 7, 4, requires_grad=True)
+    ours, wanted = layer(x), as_written(layer, x)
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(FoldedUpsampleConv2d(layer)(x), wanted, atol=1e-5, rtol=0)
+    gradient, inputs = torch.randn_like(ours), (x, *layer.parameters())
+    for mine, each in zip(*(torch.autograd.grad(out, inputs, gradient) for out in (ours, wanted)), strict=True):
+        torch.testing.assert_close(mine, each, atol=1e-4, rtol=1e-4)
+
+
+def test_the_transformer_never_needs_the_upsampled_map() -> None:
+    model, x = TDN().eval(), torch.randn(2, 512, 16, 16)
+    nn.init.normal_(model.stn1.fc2.weight, std=0.05)
+    ours, theta = model.stn1(x)
+    stored = F.interpolate(x, scale_factor=2, mode="nearest")
+    seen = model.stn1.localisation(F.max_pool2d(stored, 2)).flatten(1)
+    torch.testing.assert_close(theta, similarity_theta(model.stn1.fc2(F.relu(model.stn1.fc1(seen)))))
+    torch.testing.assert_close(ours, ops.stn_sample(stored, theta, align_corners=True), atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_names_and_hyper_parameters() -> None:

@@ -19,7 +19,7 @@ SHAPES = [(1, 3, 16, 16), (33, 67, 9, 13), (3, 512, 4, 4), (2, 64, 128, 128)]
 @pytest.fixture(autouse=True)
 def gpu() -> None:
     missing = None if torch.cuda.is_available() else "no CUDA device"
-    missing = missing or (None if hasattr(_C, "cuda") else "fhrt was built without CUDA (FHRT_CUDA=1 pip install -e .)")
+    missing = missing or (None if hasattr(_C, "cuda") else "fhrt was built without CUDA (there was no nvcc)")
     if missing and os.environ.get("FHRT_REQUIRE_GPU") == "1":
         pytest.fail(missing)
     if missing:
