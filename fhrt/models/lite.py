@@ -101,7 +101,7 @@ class Localisation(nn.Module):
 class Lite(nn.Module):
     """The network. ``forward(lr [N, 3, 16, 16] in [-1, 1])`` → ``ModelOutput(sr [N, 3, 128, 128], theta [N, 2, 3])``."""
 
-    def __init__(self, width: int = 96, blocks: int = 8, detail: int = 48, stem: int = 24, localisation: int = 32) -> None:
+    def __init__(self, width: int = 96, blocks: int = 12, detail: int = 48, stem: int = 24, localisation: int = 32) -> None:
         super().__init__()
         self.coarse = Localisation(3, localisation)
         self.fine = Localisation(4, localisation, stem_stride=2)

@@ -1,5 +1,8 @@
 """The CPU kernels in every layout and dtype: forward, backward and into the caller's arrays, against plain torch in float64."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -243,3 +246,14 @@ def test_under_torch_compile_and_export() -> None:
 class Work(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return ops.stn_sample(x, torch.eye(2, 3).expand(x.shape[0], 2, 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+@pytest.mark.parametrize(("setting", "expected"), [("", 1), ("3", 3), ("0", 1), ("nonsense", 1)])
+def test_threads_by_default(setting: str, expected: int) -> None:
+    """As many as the cores that the process may use, or as FHRT_NUM_THREADS says."""
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from fhrt import ops; print(ops.get_num_threads())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"FHRT_NUM_THREADS": setting}, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == expected
