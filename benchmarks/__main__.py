@@ -1,4 +1,4 @@
-"""`python -m benchmarks model lite` and `python -m benchmarks kernels`: tables on the screen, JSON with the machine's description."""
+"""`python -m benchmarks model lite`, `kernels` and `resources`: tables on the screen, JSON with the machine's description."""
 
 import json
 import os
@@ -96,6 +96,29 @@ def kernels(
     out.print(table)
     _write(json_file, "kernels", {"device": device, "threads": threads, "runs": runs, "warmup": warmup}, rows, copy_gb_per_s=bandwidth)
     if not all(row["reached"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def resources(json_file: Json = None) -> None:
+    """List what each CUDA kernel takes of every supported device, as nvcc says. Exit code 1 where one spills registers."""
+    from benchmarks import resources as compiled
+
+    try:
+        rows = [row for source in compiled.SOURCES for row in compiled.measure(source)]
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    by_target: dict[str, dict[int, compiled.Row]] = {}
+    for row in rows:
+        by_target.setdefault(str(row["kernel"]), {})[int(row["target"])] = row
+    targets = compiled.TARGETS
+    table = Table("kernel", *(f"sm_{target}" for target in targets), title="registers, bytes of shared memory")
+    for kernel, found in sorted(by_target.items()):
+        table.add_row(kernel, *(f"{found[target]['registers']}, {found[target]['shared']}" for target in targets))
+    out.print(table)
+    _write(json_file, "resources", {}, rows)
+    if any(row["stores"] or row["loads"] for row in rows):
         raise typer.Exit(1)
 
 
