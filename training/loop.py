@@ -89,7 +89,7 @@ class Trainer:
                 sr = self.model.restore(lr, theta)
         else:
             with self._autocast():
-                sr, theta = self.model(lr)
+                sr, theta, *_ = self.model(lr)
             if weights.theta and theta is not None:
                 terms["theta"] = weights.theta * theta_loss(theta, truth)
         sr = sr.float()

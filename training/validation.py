@@ -56,7 +56,7 @@ def run(
     pictures, thetas = [], []
     for start in range(0, len(lr), batch):
         x: Tensor = torch.from_numpy(lr[start : start + batch]).to(device).float().div_(127.5).sub_(1)
-        sr, theta = model(x)
+        sr, theta, *_ = model(x)
         pictures.append(to_uint8((sr.float().cpu().numpy() + 1) * 127.5))
         if theta is not None:
             thetas.append(theta.float().cpu().numpy())

@@ -12,10 +12,16 @@ from fhrt import ops
 
 
 class ModelOutput(NamedTuple):
-    """``sr`` [N, 3, H, W] in [-1, 1]; ``theta`` [N, 2, 3] from the upright output to the input (align_corners=False), or None."""
+    """What a network says of N faces; what it does not know stays empty.
+
+    sr: [N, 3, H, W] in [-1, 1]. theta: [N, 2, 3] from the upright output to the input (align_corners=False). heatmaps: of the components
+    [N, 4, h, w], one tensor per stacked hourglass, the last one the best. coarser: the pictures at smaller scales, [N, 3, h, w] in [-1, 1].
+    """
 
     sr: Tensor
     theta: Tensor | None = None
+    heatmaps: tuple[Tensor, ...] = ()
+    coarser: tuple[Tensor, ...] = ()
 
 
 def similarity_theta(parameters: Tensor) -> Tensor:
