@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.graph import to_onnx
 from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import externalise
-from fhrt.models import create
+from fhrt.models import create, system
 from fhrt.runtime.bundle import CARD, GRAPH, WEIGHTS, open_bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.ort import OrtEngine
@@ -31,44 +30,32 @@ LICENCE = "Weights: research and non-commercial use only, because of their train
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class _Facts:
-    title: str
-    outputs: tuple[str, ...]
-
-
-_FACTS = {
-    "lite": _Facts("lite: fhrt's own network for CPUs", ("sr", "theta")),
-    "urdgn": _Facts("UR-DGN (Yu & Porikli, ECCV 2016)", ("sr",)),
-    "tdn": _Facts("TDN (Yu & Porikli, AAAI 2017)", ("sr", "theta")),
-}
-_INPUT, _OUTPUT = (16, 16), (128, 128)
-
-
 def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, float]] | None = None) -> Path:
     """Write the bundle folder ``out`` of a ``best.safetensors`` that ``python -m training`` wrote, and return it.
 
-    Raises WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from torch's by more
-    than 1e-4; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
+    Raises UnknownModelError; WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from
+    torch's by more than 1e-4; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
     """
+    facts = system(name)
+    lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
     model, about = _load(name, checkpoint)
     if out.exists() and not (out / CARD).is_file():
         raise BadInputError(f"{out} exists and is not a bundle; it is left alone")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, *_INPUT))
+        model(torch.zeros(1, 3, *lr_size))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        proto = to_onnx(model, _INPUT, _FACTS[name].outputs)
+        proto = to_onnx(model, lr_size, facts.outputs)
         externalise(proto, folder, WEIGHTS)
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
         card = Card(
             name=name,
-            title=_FACTS[name].title,
-            input_size=_INPUT,
-            output_size=_OUTPUT,
-            outputs=_FACTS[name].outputs,
+            title=facts.title,
+            input_size=lr_size,
+            output_size=sr_size,
+            outputs=facts.outputs,
             hparams=about.get("hparams", {}),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             gflops=round(counter.get_total_flops() / 1e9, 3),
@@ -106,8 +93,6 @@ def _steps(about: dict[str, Any]) -> str:
 
 def _load(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The rewritten network with its weights rounded to fp16, and what the checkpoint says of itself."""
-    if name not in _FACTS:
-        raise BadInputError(f"cannot export {name!r}; there are: {', '.join(_FACTS)}")
     try:
         with safe_open(checkpoint, "pt") as file:
             about = json.loads((file.metadata() or {}).get("fhrt", "{}"))
@@ -130,7 +115,7 @@ def _compare(model: nn.Module, folder: Path) -> None:
     """Raise WeightsError unless ONNX Runtime gives torch's picture, for one face and for several."""
     engine = OrtEngine(open_bundle(folder))
     for count in (1, 3):
-        lr = np.random.default_rng(count).uniform(-1, 1, (count, 3, *_INPUT)).astype(np.float32)
+        lr = np.random.default_rng(count).uniform(-1, 1, (count, 3, *engine.card.input_size)).astype(np.float32)
         with torch.no_grad():
             expected = model(torch.from_numpy(lr)).sr.numpy()
         error = float(np.abs(engine.run(lr).sr - expected).max())

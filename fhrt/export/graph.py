@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import fhrt.ops.torch  # noqa: F401  registers torch.ops.fhrt
+from fhrt.models.layers import ModelOutput
 
 OPSET = 18
 _DOMAIN = onnxscript.values.Opset("fhrt", 1)
@@ -120,20 +121,26 @@ def _pixel_shuffle(x: Any, factor: int) -> Any:
 
 
 class _Outputs(nn.Module):
-    """The outputs that are there, as a plain tuple."""
+    """The named outputs as a plain tuple."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, names
 
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(output for output in self.model(lr) if output is not None)
+        output: ModelOutput = self.model(lr)
+        named: dict[str, torch.Tensor | None] = {"sr": output.sr, "theta": output.theta}
+        if output.heatmaps:
+            named["heatmaps"] = output.heatmaps[-1]
+        named |= dict(zip(("sr_2x", "sr_4x"), output.coarser, strict=False))
+        found = tuple(named[name] for name in self.names)
+        return tuple(each for each in found if each is not None)
 
 
 def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, ...]) -> onnx.ModelProto:
     """The graph of a rewritten model with float32 weights inside: input ``lr`` [N, 3, h, w], N free, and the named outputs."""
     program = torch.onnx.export(
-        _Outputs(model).eval(),
+        _Outputs(model, outputs).eval(),
         (torch.zeros(2, 3, *input_size),),
         dynamo=True,
         opset_version=OPSET,

@@ -35,8 +35,8 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
             continue
         if isinstance(before, UpsampleConv2d):
             before.conv = fuse_conv_bn_eval(before.conv, norm)
-        elif isinstance(before, nn.Conv2d):
-            layers[index - 1] = fuse_conv_bn_eval(before, norm)
+        elif isinstance(before, (nn.Conv2d, nn.ConvTranspose2d)):
+            layers[index - 1] = fuse_conv_bn_eval(before, norm, transpose=isinstance(before, nn.ConvTranspose2d))
         else:
             continue
         del layers[index]

@@ -1,5 +1,5 @@
 """The networks as torch modules, one file per system. Needs torch (``pip install "fhrt[train]"``)."""
 
-from fhrt.models.registry import create, names
+from fhrt.models.registry import System, create, names, system
 
-__all__ = ["create", "names"]
+__all__ = ["System", "create", "names", "system"]

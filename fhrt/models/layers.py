@@ -38,6 +38,36 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear, shift], 2)
 
 
+def half_pixel_theta(theta: Tensor, side: int) -> Tensor:
+    """A corners-aligned theta of a side × side map as one with align_corners=False.
+
+    A corners-aligned coordinate c and a half-pixel one h of the same pixel obey h = c·(side − 1)/side, so the linear part stays
+    and the shift shrinks.
+    """
+    return torch.cat([theta[:, :, :2], theta[:, :, 2:] * ((side - 1) / side)], 2)
+
+
+class SpatialTransformer(nn.Module):
+    """A similarity that a small localisation network finds on the map (Jaderberg et al., 2015, as TDN, TDAE and MTUN use it).
+
+    Grid with corners aligned, bilinear, zeros outside. upsample: of the map, by nearest neighbours, before it is sampled; the localisation
+    sees it as it comes. features: of the localisation's output, flattened. It starts as the identity.
+    """
+
+    def __init__(self, localisation: nn.Sequential, features: int, upsample: int = 1) -> None:
+        super().__init__()
+        self.localisation, self.upsample = localisation, upsample
+        self.fc1, self.fc2 = nn.Linear(features, 20), nn.Linear(20, 4)
+        nn.init.zeros_(self.fc2.weight)
+        with torch.no_grad():
+            self.fc2.bias.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C, H, W] → the transformed map [N, C, H·upsample, W·upsample] and its theta [N, 2, 3] (corners aligned)."""
+        theta = similarity_theta(self.fc2(F.relu(self.fc1(self.localisation(x).flatten(1)))))
+        return ops.stn_sample(x, theta, align_corners=True, upsample=self.upsample), theta
+
+
 class UpsampleConv2d(nn.Module):
     """Nearest-neighbour ×2, then a convolution with zero padding; computed at the low resolution.
 

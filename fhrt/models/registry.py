@@ -1,28 +1,60 @@
-"""Which torch modules there are. Each is imported only when it is created."""
+"""Which systems there are and what each is. Its torch module is imported only when it is created."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 
 from torch import nn
 
 from fhrt.errors import BadInputError, UnknownModelError
 
-_HOMES = {"lite": "fhrt.models.lite:Lite", "urdgn": "fhrt.models.urdgn:URDGN", "tdn": "fhrt.models.tdn:TDN"}
+
+@dataclass(frozen=True)
+class System:
+    """What can be said of a system before it is trained.
+
+    home: "module:class". outputs: of its graph, `fhrt.runtime.Output`'s names. protocol: under which its paper reports it.
+    """
+
+    home: str
+    title: str
+    outputs: tuple[str, ...]
+    protocol: str
+    lr_side: int = 16
+
+    @property
+    def sr_side(self) -> int:
+        """All systems magnify 8 times."""
+        return 8 * self.lr_side
+
+
+SYSTEMS = {
+    "lite": System("lite:Lite", "lite: fhrt's own network for CPUs", ("sr", "theta"), "camera"),
+    "urdgn": System("urdgn:URDGN", "UR-DGN (Yu & Porikli, ECCV 2016)", ("sr",), "aligned"),
+    "tdn": System("tdn:TDN", "TDN (Yu & Porikli, AAAI 2017)", ("sr", "theta"), "unaligned"),
+    "tdae": System("tdae:TDAE", "TDAE (Yu & Porikli, CVPR 2017)", ("sr", "theta"), "unaligned"),
+    "mtun": System("mtun:MTUN", "MTUN (Yu, Fernando, Ghanem, Porikli & Hartley, ECCV 2018)", ("sr", "theta", "heatmaps"), "unaligned"),
+}
 
 
 def names() -> list[str]:
     """Names that `create` knows."""
-    return list(_HOMES)
+    return list(SYSTEMS)
+
+
+def system(name: str) -> System:
+    """Raises UnknownModelError."""
+    if name not in SYSTEMS:
+        raise UnknownModelError(f"unknown model {name!r}; there are: {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
 
 
 def create(name: str, **hparams: int) -> nn.Module:
     """A freshly initialised network. Raises UnknownModelError, or BadInputError for hyper-parameters that it does not take."""
-    if name not in _HOMES:
-        raise UnknownModelError(f"unknown model {name!r}; there are: {', '.join(_HOMES)}")
-    module, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = system(name).home.partition(":")
     try:
-        network: nn.Module = getattr(import_module(module), attribute)(**hparams)
+        network: nn.Module = getattr(import_module(f"fhrt.models.{module}"), attribute)(**hparams)
     except TypeError as error:
         raise BadInputError(f"{name}: {error}") from error
     return network

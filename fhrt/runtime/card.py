@@ -16,7 +16,7 @@ class Card(BaseModel):
     input_size: tuple[int, int]
     output_size: tuple[int, int]
     outputs: tuple[str, ...]
-    """Names of the graph's outputs: "sr", and "theta" where the network has a spatial transformer."""
+    """Names of the graph's outputs: those of `fhrt.runtime.Output` that the network has."""
     hparams: dict[str, int] = {}
     parameters: int
     gflops: float

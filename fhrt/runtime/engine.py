@@ -18,11 +18,15 @@ BACKENDS = ("onnxruntime",)
 
 @dataclass(frozen=True)
 class Output:
-    """``sr`` [N, 3, H, W] float32 in [-1, 1]; ``theta`` [N, 2, 3] and ``heatmaps`` [N, K, h, w] where the network has them."""
+    """``sr`` [N, 3, H, W] float32 in [-1, 1]; where the network has them ``theta`` [N, 2, 3], ``heatmaps`` [N, K, h, w], and the pictures
+    at twice and four times the LR face's size.
+    """
 
     sr: NDArray[np.float32]
     theta: NDArray[np.float32] | None = None
     heatmaps: NDArray[np.float32] | None = None
+    sr_2x: NDArray[np.float32] | None = None
+    sr_4x: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):

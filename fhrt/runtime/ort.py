@@ -35,10 +35,9 @@ class OrtEngine:
     def run(self, lr: NDArray[np.float32]) -> Output:
         """See `fhrt.runtime.engine.Engine.run`."""
         check_lr(lr, self._card.input_size)
-        if len(lr) == 0:
-            empty = Output(np.empty((0, 3, *self._card.output_size), np.float32))
-            return Output(empty.sr, np.empty((0, 2, 3), np.float32)) if "theta" in self._card.outputs else empty
         names = list(self._card.outputs)
+        if len(lr) == 0:
+            return Output(**{each.name: np.empty((0, *each.shape[1:]), np.float32) for each in self._session.get_outputs()})
         parts = [self._session.run(names, {"lr": lr[at : at + MAX_BATCH]}) for at in range(0, len(lr), MAX_BATCH)]
         joined = dict(zip(names, (np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
         return Output(**joined)

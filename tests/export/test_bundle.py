@@ -67,12 +67,14 @@ def test_any_number_of_faces(bundle: Path) -> None:
     np.testing.assert_array_equal(engine.run(LR).sr, whole.sr)
 
 
-@pytest.mark.parametrize("name", ["urdgn", "tdn"])
+@pytest.mark.parametrize("name", ["urdgn", "tdn", "tdae", "mtun"])
 def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "best.safetensors", create(name).state_dict(), {"model": name, "step": 7, "earlier_steps": 5})
     engine = load(export(name, tmp_path / "best.safetensors", tmp_path / name))  # which compares the picture with torch's
     assert engine.card.name == name and engine.run(LR[:2]).sr.shape == (2, 3, 128, 128)
+    for output in engine.card.outputs:
+        assert getattr(engine.run(LR[:0]), output).shape == (0, *getattr(engine.run(LR[:2]), output).shape[1:])
     assert engine.card.training.endswith("7 steps from the weights of 5 earlier steps")
 
 

@@ -13,7 +13,50 @@ from fhrt.models import create, names
 from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d, similarity_theta
 from fhrt.models.tdn import TDN
 
-GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "lite": (0.5, 1.5)}
+GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "tdae": (33, 35.5), "mtun": (13.5, 14.1), "lite": (0.5, 1.5)}
+
+
+def conv(kernel: int, inputs: int, outputs: int, norm: bool = False) -> int:
+    """Parameters of a convolution with a bias, and of a batch norm behind it."""
+    return kernel * kernel * inputs * outputs + outputs + 2 * outputs * norm
+
+
+def residual(inputs: int, outputs: int) -> int:
+    shortcut = 0 if inputs == outputs else conv(1, inputs, outputs)
+    return 2 * inputs + conv(3, inputs, outputs, True) + conv(1, outputs, outputs) + shortcut
+
+
+def localisation(*convs: int, flattened: int) -> int:
+    return sum(convs) + conv(1, flattened, 20) + conv(1, 20, 4)
+
+
+TDN_CONVS = conv(3, 3, 512, True) + conv(3, 512, 256, True) + conv(5, 256, 128, True) + conv(5, 128, 64, True) + conv(5, 64, 3)
+TDN_STNS = localisation(conv(5, 512, 20), conv(5, 20, 20), flattened=80) + localisation(
+    conv(5, 256, 128), conv(5, 128, 20), conv(3, 20, 20), flattened=180
+)
+STACK = 14 * residual(64, 64) + conv(1, 64, 64, True) + conv(1, 64, 4)  # an hourglass of depth 4: three at each scale and one at the bottom
+# The layer lists of the papers.
+PARAMETERS = {
+    "urdgn": conv(3, 3, 16, True) + conv(3, 16, 64, True) + conv(5, 64, 128, True) + conv(5, 128, 256, True) + conv(5, 256, 3),
+    "tdn": TDN_CONVS + TDN_STNS,
+    "tdae": 2 * TDN_CONVS
+    + TDN_STNS
+    + conv(5, 3, 32, True)
+    + conv(5, 32, 64, True)
+    + conv(3, 64, 128, True)
+    + conv(3, 128, 256, True)
+    + conv(3, 256, 3)
+    + localisation(conv(5, 128, 20), conv(5, 20, 20), flattened=80)
+    + localisation(conv(5, 256, 20), conv(5, 20, 20), flattened=80),
+    "mtun": conv(4, 3, 32, True) + conv(4, 32, 128, True) + conv(4, 128, 512, True) + conv(2, 512, 2048, True)  # down
+    + conv(2, 2048, 1024, True) + conv(4, 1536, 768, True) + conv(4, 896, 512, True) + conv(4, 544, 256, True)  # up
+    + conv(4, 259, 128, True) + conv(4, 128, 64, True) + conv(3, 67, 64, True)
+    + localisation(conv(5, 67, 20), conv(5, 20, 20), flattened=500)
+    + conv(3, 64, 64) + residual(64, 64) + 4 * STACK + 3 * (conv(1, 64, 64) + conv(1, 4, 64))
+    + conv(3, 68, 64) + residual(64, 64) + conv(3, 64, 32) + residual(32, 32)
+    + conv(3, 64, 64) + residual(64, 64)
+    + conv(3, 96, 64) + residual(64, 32) + residual(32, 32) + conv(3, 32, 16) + residual(16, 16) + conv(5, 16, 3),
+}  # fmt: skip
 
 
 def shaken(name: str) -> nn.Module:
@@ -37,13 +80,14 @@ def as_written(layer: UpsampleConv2d, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", names())
-def test_flops_and_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flops_parameters_and_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(UpsampleConv2d, "forward", as_written)
     model = create(name).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         sr, theta, *_ = model(torch.zeros(1, 3, 16, 16))
     low, high = GFLOPS[name]
     assert low <= counter.get_total_flops() / 1e9 <= high
+    assert name not in PARAMETERS or sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     assert sr.shape == (1, 3, 128, 128)
     assert theta is None or theta.shape == (1, 2, 3)
 
@@ -78,6 +122,36 @@ def test_the_transformer_never_needs_the_upsampled_map() -> None:
     seen = model.stn1.localisation(F.max_pool2d(stored, 2)).flatten(1)
     torch.testing.assert_close(theta, similarity_theta(model.stn1.fc2(F.relu(model.stn1.fc1(seen)))))
     torch.testing.assert_close(ours, ops.stn_sample(stored, theta, align_corners=True), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hparams", [{"stacks": 1}, {"skip": 0}, {"autoencoder": 0}, {"heatmap_side": 16}, {"heatmap_side": 32}], ids=str)
+def test_the_rows_of_mtuns_ablations(hparams: dict[str, int]) -> None:
+    model = create("mtun", width=8, **hparams)
+    output = model(torch.randn(2, 3, 16, 16))
+    assert output.sr.shape == (2, 3, 128, 128)
+    assert len(output.heatmaps) == hparams.get("stacks", 4)
+    assert all(heatmaps.shape == (2, 4, 64, 64) for heatmaps in output.heatmaps)
+    (output.sr.mean() + output.heatmaps[0].mean()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_mtun_refuses_other_rows() -> None:
+    for hparams in ({"heatmap_side": 48}, {"stacks": 0}, {"stacks": 5}):
+        with pytest.raises(BadInputError, match="heatmap_side must be"):
+            create("mtun", **hparams)
+
+
+def test_the_thetas_of_tdaes_stages_are_composed() -> None:
+    """Three quarter turns and a shift in one stage or spread over all of them: the same theta."""
+    model = create("tdae").eval()
+    angles = {"decoder1.stn1": 0.3, "decoder1.stn2": -0.1, "encoder.stn1": 0.2, "encoder.stn2": 0.4}
+    for name, angle in angles.items():
+        with torch.no_grad():
+            model.get_submodule(name).fc2.bias[0] = angle
+    with torch.no_grad():
+        theta = model(torch.rand(1, 3, 16, 16)).theta[0]
+    total = torch.tensor(sum(angles.values()))
+    torch.testing.assert_close(theta[:, 0], torch.stack([total.cos(), total.sin()]))
 
 
 def test_unknown_names_and_hyper_parameters() -> None:
