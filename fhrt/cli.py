@@ -172,14 +172,13 @@ def export(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
-    protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable; all when left out.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable; all of its size when left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
 ) -> None:
     """Score a model: PSNR and SSIM, and their gain over bicubic."""
-    from fhrt.protocols import PROTOCOLS
     from fhrt.protocols import evaluate as score
     from fhrt.results import write_bytes
     from fhrt.runtime import load
@@ -191,7 +190,7 @@ def evaluate(
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        rows = score(engine, data, protocol or list(PROTOCOLS), limit, advance)
+        rows = score(engine, data, protocol, limit, advance)
     table = Table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=engine.card.name)
     for row in rows:
         psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim

@@ -37,7 +37,7 @@ def write_shard(path: Path, faces: NDArray[np.uint8]) -> None:
     with tarfile.open(path, "w") as tar:
         for number, face in enumerate(faces):
             data = cv2.imencode(".png", face[..., ::-1])[1].tobytes()
-            info = tarfile.TarInfo(f"face_{number:05d}.png")
+            info = tarfile.TarInfo(f"{path.stem}_{number:05d}.png")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
 

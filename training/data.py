@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +14,32 @@ from torch import Tensor
 
 from fhrt.protocols.pairs import Pairs, make_pairs
 from fhrt.protocols.pose import PoseRange
+from training.faces import FaceSet
 from training.recipe import Mix
 
-Batch = tuple[Tensor, Tensor, Tensor]  # lr [N, 3, 16, 16], hr [N, 3, 128, 128] in [-1, 1], theta [N, 2, 3]
+
+class Batch(NamedTuple):
+    """lr [N, 3, s, s] and hr [N, 3, 8s, 8s] float32 in [-1, 1]; theta [N, 2, 3]; of `Landmarks`, points and visible where known."""
+
+    lr: Tensor
+    hr: Tensor
+    theta: Tensor
+    points: Tensor | None = None
+    visible: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(None if each is None else each.to(device, non_blocking=True) for each in self))  # type: ignore[arg-type]
 
 
-def make_batch(faces: NDArray[np.uint8], mix: Mix, count: int, rng: np.random.Generator) -> Batch:
-    """A batch of ``count`` random faces in the mix's shares, flipped at random."""
-    chosen = faces[rng.integers(len(faces), size=count)]
-    chosen = np.where(rng.random((count, 1, 1, 1)) < 0.5, chosen[:, :, ::-1], chosen)
+def make_batch(faces: FaceSet, mix: Mix, count: int, rng: np.random.Generator) -> Batch:
+    """A batch of ``count`` random faces in the mix's shares, mirrored at random."""
+    index = rng.integers(len(faces), size=count)
+    mirrored = rng.random((count, 1, 1, 1)) < 0.5
+    chosen = faces.pictures[index]
+    chosen = np.where(mirrored, chosen[:, :, ::-1], chosen)
     if mix.jitter:
         chosen = _jitter(chosen, mix.jitter, rng)
-    shares = {"aligned": mix.aligned, "unaligned": mix.unaligned, "camera": mix.camera}
+    shares = mix.shares()
     edges = np.rint(np.cumsum([0, *shares.values()]) / sum(shares.values()) * count).astype(int)
     pose = PoseRange(shift=mix.shift)
     parts = [
@@ -32,7 +47,11 @@ def make_batch(faces: NDArray[np.uint8], mix: Mix, count: int, rng: np.random.Ge
         for protocol, start, end in zip(shares, edges[:-1], edges[1:], strict=True)
         if end > start
     ]
-    return tuple(torch.cat(part) for part in zip(*map(_tensors, parts), strict=True))  # type: ignore[return-value]
+    lr, hr, theta = (torch.cat(part) for part in zip(*map(_tensors, parts), strict=True))
+    if faces.landmarks is None:
+        return Batch(lr, hr, theta)
+    landmarks = faces.landmarks[index].mirrored(mirrored.ravel())
+    return Batch(lr, hr, theta, torch.from_numpy(landmarks.points), torch.from_numpy(landmarks.visible))
 
 
 def _jitter(faces: NDArray[np.uint8], amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -45,7 +64,7 @@ def _jitter(faces: NDArray[np.uint8], amount: float, rng: np.random.Generator) -
     return out
 
 
-def _tensors(pairs: Pairs) -> Batch:
+def _tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     lr, hr = (torch.from_numpy(np.ascontiguousarray(x)).float().div_(127.5).sub_(1) for x in (pairs.lr, pairs.hr))
     return lr, hr, torch.from_numpy(pairs.theta)
 
@@ -53,7 +72,7 @@ def _tensors(pairs: Pairs) -> Batch:
 class Batches:
     """An endless iterator of batches, made ahead by threads; batch number n depends on (seed, n) alone, so a run can resume."""
 
-    def __init__(self, faces: NDArray[np.uint8], mix: Mix, count: int, seed: int, first: int = 0, ahead: int = 4) -> None:
+    def __init__(self, faces: FaceSet, mix: Mix, count: int, seed: int, first: int = 0, ahead: int = 4) -> None:
         self._faces, self._mix, self._count, self._seed = faces, mix, count, seed
         self._queue: queue.Queue[Batch] = queue.Queue(ahead)
         self._stop = threading.Event()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from fhrt import models
 from fhrt.errors import FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
-from fhrt.protocols.archive import read_faces
 from training import checkpoint
 from training.data import Batch, Batches
-from training.losses import adversarial_loss, discriminator_loss, picture_losses, theta_loss
+from training.faces import load_faces
+from training.landmarks import component_heatmaps
+from training.losses import adversarial_loss, discriminator_loss, heatmap_loss, picture_losses, theta_loss
 from training.recipe import Recipe
 from training.validation import Validation
 
@@ -50,17 +52,18 @@ class Trainer:
         self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
         self.step, self.best = 0, -math.inf
         self.earlier_steps = 0  # of the run whose weights this one began with
-        self.faces = read_faces(data, "train", limit)
-        self.validation = Validation(read_faces(data, "val")[::2], recipe)  # every other: the archive is sorted by source
-        self.console = Console()
         out.mkdir(parents=True, exist_ok=True)
+        cache = out.parent / "faces"
+        self.faces = load_faces(data, "train", cache, limit, landmarks=recipe.losses.heatmap > 0)
+        self.validation = Validation(load_faces(data, "val", cache).pictures[::2], recipe)  # every other: the archive is sorted by source
+        self.console = Console()
 
     # -- one step -------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update; returns the weighted loss terms. Raises DivergedError before any weight is touched by a NaN."""
-        lr, hr, theta = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        terms, sr = self._losses(lr, hr, theta)
+        batch = batch.to(self.device)
+        terms, sr = self._losses(batch)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} at step {self.step}; resume from last.safetensors with a lower lr")
@@ -71,13 +74,14 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimiser.step()
         if self.critic is not None and sr is not None:
-            self._critic_step(hr, sr.detach())
+            self._critic_step(batch.hr, sr.detach())
         self._update_average()
         self.step += 1
         return {name: term.item() for name, term in terms.items()}
 
-    def _losses(self, lr: Tensor, hr: Tensor, truth: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         weights, localise = self.recipe.losses, getattr(self.model, "localise", None)
+        lr, hr, truth = batch[:3]
         terms: dict[str, Tensor] = {}
         if localise is not None and weights.theta:
             # In float32: in bf16 the large terms that cancel in an angle near 0 leave an error of about 0.01, measured.
@@ -89,9 +93,16 @@ class Trainer:
                 sr = self.model.restore(lr, theta)
         else:
             with self._autocast():
-                sr, theta, *_ = self.model(lr)
+                sr, theta, heatmaps, coarser = self.model(lr)
             if weights.theta and theta is not None:
                 terms["theta"] = weights.theta * theta_loss(theta, truth)
+            if weights.heatmap and batch.points is not None and batch.visible is not None:
+                target = component_heatmaps(batch.points, batch.visible, heatmaps[-1].shape[-1])
+                terms["heatmap"] = weights.heatmap * heatmap_loss(tuple(each.float() for each in heatmaps), target)
+            for each in coarser:
+                scale = each.shape[-1] // lr.shape[-1]
+                target = F.interpolate(hr, each.shape[2:], mode="bicubic", antialias=True)
+                terms |= {f"{name}_{scale}x": term for name, term in picture_losses(each.float(), target, weights).items()}
         sr = sr.float()
         terms |= picture_losses(sr, hr, weights)
         if self.critic is not None:

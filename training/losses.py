@@ -34,6 +34,11 @@ def theta_loss(theta: Tensor, truth: Tensor) -> Tensor:
     return F.l1_loss(theta, truth)
 
 
+def heatmap_loss(stacks: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    """Mean squared error of every stack's heatmaps [N, 4, h, w], summed over the stacks: intermediate supervision (MTUN, eq. 4)."""
+    return torch.stack([F.mse_loss(heatmaps, target) for heatmaps in stacks]).sum()
+
+
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Binary cross-entropy of the discriminator's probabilities on real and super-resolved faces (UR-DGN, eq. 3)."""
     return F.binary_cross_entropy(real, real.new_ones(real.shape)) + F.binary_cross_entropy(fake, fake.new_zeros(fake.shape))

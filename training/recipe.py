@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fhrt.errors import BadInputError
+from fhrt.protocols import PROTOCOLS
 
 RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[float, Field(gt=0)]
@@ -24,8 +25,19 @@ class Mix(Strict):
     aligned: float = Field(0.0, ge=0, le=1)
     unaligned: float = Field(0.0, ge=0, le=1)
     camera: float = Field(0.0, ge=0, le=1)
+    loose: float = Field(0.0, ge=0, le=1)
     shift: float = 0.05
     jitter: float = 0.0  # brightness and contrast of LR and HR alike, ± this share
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Mix:
+        if len({PROTOCOLS[name] for name in self.shares()}) != 1:
+            raise ValueError("a mix needs at least one protocol, and all of one size of LR faces")
+        return self
+
+    def shares(self) -> dict[str, float]:
+        """Of the protocols that take part."""
+        return {name: getattr(self, name) for name in PROTOCOLS if getattr(self, name) > 0}
 
 
 class Losses(Strict):
@@ -36,6 +48,7 @@ class Losses(Strict):
     psnr: float = 0.0
     ssim: float = 0.0
     theta: float = 0.0
+    heatmap: float = 0.0
     adversarial: float = 0.0
 
 

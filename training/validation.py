@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
+from fhrt.protocols.pairs import Pairs, bicubic_hr, make_pairs
 from fhrt.protocols.resample import to_uint8
 from training.recipe import Recipe
 
@@ -21,8 +21,7 @@ class Validation:
     """Fixed pairs of each protocol with a share in the recipe's mix."""
 
     def __init__(self, faces: NDArray[np.uint8], recipe: Recipe) -> None:
-        used = [name for name in PROTOCOLS if getattr(recipe.mix, name) > 0]
-        self.pairs: dict[str, Pairs] = {name: make_pairs(faces, name, np.random.default_rng(1)) for name in used}
+        self.pairs: dict[str, Pairs] = {name: make_pairs(faces, name, np.random.default_rng(1)) for name in recipe.mix.shares()}
 
     def score(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean PSNR in dB over RGB on [0, 255] per protocol, and the mean |θ − θ*| where the model has a θ."""
@@ -51,7 +50,7 @@ class Validation:
 def run(
     model: nn.Module, lr: NDArray[np.uint8], device: torch.device, batch: int = 32
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """The model's uint8 pictures ``[N, 3, 128, 128]`` and thetas for LR faces ``[N, 3, 16, 16]`` uint8."""
+    """The model's uint8 pictures ``[N, 3, 8s, 8s]`` and thetas for LR faces ``[N, 3, s, s]`` uint8."""
     model.eval()
     pictures, thetas = [], []
     for start in range(0, len(lr), batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,10 +22,15 @@ def read_faces(data: Path, split: str, limit: int | None = None) -> NDArray[np.u
 
     ``data`` holds ``SPLIT.tar`` or ``SPLIT-00.tar …``. Raises BadInputError when no shard is there or one cannot be read.
     """
+    return np.stack([face for _, face in walk_faces(data, split, limit)])
+
+
+def walk_faces(data: Path, split: str, limit: int | None = None) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Key (the file's name without its ending) and face ``[192, 192, 3]`` of `read_faces`, one after another."""
     shards = sorted(data.glob(f"{split}-[0-9]*.tar")) or sorted(data.glob(f"{split}.tar"))
     if not shards:
         raise BadInputError(f"no face shards {split}.tar or {split}-NN.tar in {data}")
-    faces: list[NDArray[np.uint8]] = []
+    count = 0
     for shard in shards:
         try:
             with tarfile.open(shard) as tar:
@@ -35,12 +41,14 @@ def read_faces(data: Path, split: str, limit: int | None = None) -> NDArray[np.u
                     picture = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_COLOR)
                     if picture is None or picture.shape != (LOOSE, LOOSE, 3):
                         raise BadInputError(f"{shard.name}: {member.name} is not a {LOOSE}×{LOOSE} picture")
-                    faces.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False))
-                    if limit is not None and len(faces) == limit:
-                        return np.stack(faces)
+                    yield Path(member.name).stem, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+                    count += 1
+                    if count == limit:
+                        return
         except (tarfile.TarError, OSError) as error:
             raise BadInputError(f"{shard}: {error}") from error
-    return np.stack(faces)
+    if count == 0:
+        raise BadInputError(f"the {split} shards in {data} hold no face")
 
 
 def tight(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -38,19 +38,22 @@ class Row:
 def evaluate(
     engine: Engine,
     data: Path,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """Score ``engine`` on the archive's test split, a row per protocol; ``progress(done, total)`` counts faces.
 
+    protocols: names; all that have LR faces of the model's size when left out.
     Raises BadInputError for an unknown protocol, a missing archive or a model of another input size.
     """
+    side = engine.card.input_size[0]
+    protocols = [name for name in PROTOCOLS if PROTOCOLS[name] == side] if protocols is None else protocols
     for name in protocols:
         if name not in PROTOCOLS:
             raise BadInputError(f"unknown protocol {name!r}; there are: {', '.join(PROTOCOLS)}")
-    if tuple(engine.card.input_size) != (16, 16):
-        raise BadInputError(f"the protocols are for 16×16 faces; {engine.card.name} takes {engine.card.input_size}")
+        if PROTOCOLS[name] != side:
+            raise BadInputError(f"protocol {name} has faces of {PROTOCOLS[name]}×{PROTOCOLS[name]}; {engine.card.name} takes {side}×{side}")
     faces = read_faces(data, "test", limit)
     rows = []
     for number, name in enumerate(protocols):
@@ -74,7 +77,7 @@ def evaluate(
 
 
 def baseline(pairs: Pairs) -> NDArray[np.float32]:
-    """Bicubic enlargement ``[N, 3, 128, 128]`` on [0, 255], turned upright by the **true** transform (border replicated)."""
+    """Bicubic enlargement ``[N, 3, 8s, 8s]`` on [0, 255], turned upright by the **true** transform (border replicated)."""
     return ops.stn_sample(bicubic_hr(pairs.lr), pairs.theta, padding="border")
 
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
-from fhrt.protocols import PROTOCOLS, evaluate
+from fhrt.protocols import evaluate
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import bicubic_hr
 
@@ -32,6 +32,13 @@ def test_bicubic_gains_nothing_when_aligned_and_loses_when_turned(archive: Path)
     assert seen[-1] == (36, 36)
 
 
+def test_a_model_of_larger_faces_is_scored_on_loose_ones(archive: Path) -> None:
+    engine = Bicubic()
+    engine.card = SimpleNamespace(name="bicubic", input_size=(24, 24))
+    (loose,) = evaluate(engine, archive)
+    assert loose.protocol == "loose" and loose.psnr == pytest.approx(loose.bicubic_psnr, abs=0.01)
+
+
 def test_the_same_faces_every_time(archive: Path) -> None:
     first, again = (evaluate(Bicubic(), archive, ["camera"], limit=5)[0] for _ in range(2))
     assert (first.psnr, first.ssim, first.n) == (again.psnr, again.ssim, 5)
@@ -40,8 +47,10 @@ def test_the_same_faces_every_time(archive: Path) -> None:
 def test_bad_input(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="upside-down"):
         evaluate(Bicubic(), archive, ["upside-down"])
+    with pytest.raises(BadInputError, match="24×24"):
+        evaluate(Bicubic(), archive, ["loose"])
     with pytest.raises(BadInputError, match="no face shards"):
-        evaluate(Bicubic(), tmp_path, PROTOCOLS)
+        evaluate(Bicubic(), tmp_path)
     (tmp_path / "test.tar").write_bytes((archive / "test.tar").read_bytes()[:700])
     with pytest.raises(BadInputError, match=r"test\.tar"):
         read_faces(tmp_path, "test")

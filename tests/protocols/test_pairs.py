@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,9 +36,10 @@ def test_invert_theta() -> None:
 def test_a_seed_fixes_the_pairs(faces: NDArray[np.uint8], protocol: str) -> None:
     first, again, other = (make_pairs(faces, protocol, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.lr, again.lr)
-    assert first.lr.shape == (12, 3, 16, 16) and first.lr.dtype == np.uint8
-    assert first.hr.shape == (12, 3, 128, 128) and first.hr.dtype == np.uint8
-    assert (protocol == "aligned") == np.array_equal(first.lr, other.lr)
+    side = PROTOCOLS[protocol]
+    assert first.lr.shape == (12, 3, side, side) and first.lr.dtype == np.uint8
+    assert first.hr.shape == (12, 3, 8 * side, 8 * side) and first.hr.dtype == np.uint8
+    assert (protocol in ("aligned", "loose")) == np.array_equal(first.lr, other.lr)
 
 
 def test_ranges_are_those_of_the_protocol() -> None:
@@ -56,3 +58,11 @@ def test_camera_damages_but_keeps_the_face(faces: NDArray[np.uint8]) -> None:
     error = np.abs(damaged.astype(float) - clean).mean(axis=(1, 2, 3))
     assert error.min() > 0.3 and 2 < error.mean() < 25
     assert np.abs(bicubic_hr(damaged) - hr).mean() < 40
+
+
+def test_loose_faces_are_blurred_and_decimated(faces: NDArray[np.uint8]) -> None:
+    pairs = make_pairs(faces[:3], "loose", np.random.default_rng(0))
+    np.testing.assert_array_equal(pairs.hr, faces[:3].transpose(0, 3, 1, 2))
+    for lr, face in zip(pairs.lr, faces, strict=False):
+        blurred = cv2.GaussianBlur(face.astype(np.float32), (21, 21), 7 / 3, borderType=cv2.BORDER_REFLECT_101)[4::8, 4::8]
+        assert np.abs(lr.transpose(1, 2, 0) - blurred).max() <= 0.51

@@ -1,5 +1,6 @@
 """The training loop on a handful of made-up faces: it learns, resumes exactly, refuses NaN and keeps its promises on disk."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,10 +81,10 @@ def test_a_run_can_start_from_the_weights_of_a_smaller_one(archive: Path, tmp_pa
 
 def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(), archive, tmp_path)
-    lr, hr, theta = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
+    batch = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
     before = checkpoint.plain_state(trainer.model)
     with pytest.raises(DivergedError, match="step 0"):
-        trainer.train_step((lr, hr * float("nan"), theta))
+        trainer.train_step(batch._replace(hr=batch.hr * float("nan")))
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key])
 
@@ -107,3 +108,27 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
     torn.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     with pytest.raises(WeightsError, match="torn"):
         checkpoint.load(torn)
+
+
+def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> None:
+    settings = recipe(
+        model="mtun", hparams={"width": 8, "stacks": 2}, mix=Mix(unaligned=1), losses=Losses(mse=1, heatmap=1, theta=0.1), batch=4, lr=1e-3
+    )
+    with pytest.raises(BadInputError, match="landmarks"):
+        Trainer(settings, archive, tmp_path / "without")
+    data = tmp_path / "data"
+    shutil.copytree(archive, data)
+    keys = [f"train-{shard:02d}_{number:05d}" for shard, count in ((0, 5), (1, 7)) for number in range(count)]
+    points = np.tile(np.random.default_rng(0).uniform(50, 140, (68, 2)), (12, 1, 1)).astype(np.float32)
+    np.savez(data / "landmarks.npz", key=keys, points=points, visible=np.ones((12, 68), bool))
+    trainer = Trainer(settings, data, tmp_path / "run")
+    batch = make_batch(trainer.faces, settings.mix, 4, np.random.default_rng(0))
+    losses = [trainer.train_step(batch)["heatmap"] for _ in range(25)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_mix_is_of_one_size() -> None:
+    for shares in ({}, {"aligned": 0.5, "loose": 0.5}):
+        with pytest.raises(ValueError, match="one size"):
+            Mix(**shares)
+    assert Mix(loose=1).shares() == {"loose": 1}
