@@ -26,6 +26,7 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
     start: Annotated[Path | None, typer.Option(help="Begin with the fitting weights of this best.safetensors.")] = None,
+    features: Annotated[Path | None, typer.Option(help="VGG-19's weights (.pth or .safetensors) for the feature loss.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     steps: Annotated[int | None, typer.Option(help="Last step, in place of the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only so many training faces.")] = None,
@@ -38,7 +39,7 @@ def fit(
         settings = load_recipe(recipe)
         if steps is not None:
             settings = settings.model_copy(update={"steps": steps})
-        trainer = Trainer(settings, data, out or Path("runs") / Path(recipe).stem, device, limit)
+        trainer = Trainer(settings, data, out or Path("runs") / recipe.removesuffix(".yaml"), device, limit, features)
         if resume:
             trainer.resume()
         elif start is not None:

@@ -19,6 +19,7 @@ from fhrt.models.discriminator import Discriminator
 from training import checkpoint
 from training.data import Batch, Batches
 from training.faces import load_faces
+from training.features import FeatureLoss
 from training.landmarks import component_heatmaps
 from training.losses import adversarial_loss, discriminator_loss, heatmap_loss, picture_losses, theta_loss
 from training.recipe import Recipe
@@ -40,7 +41,9 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 class Trainer:
     """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, log."""
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, device: str = "cpu", limit: int | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Path, out: Path, device: str = "cpu", limit: int | None = None, features: Path | None = None
+    ) -> None:
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
         torch.manual_seed(recipe.seed)
@@ -50,6 +53,7 @@ class Trainer:
         self.average = checkpoint.plain_state(self.model)
         self.critic = Discriminator().to(self.device) if recipe.losses.adversarial else None
         self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
+        self.feature_loss = FeatureLoss(features).to(self.device) if features is not None and recipe.losses.feature else None
         self.step, self.best = 0, -math.inf
         self.earlier_steps = 0  # of the run whose weights this one began with
         out.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,8 @@ class Trainer:
         self.faces = load_faces(data, "train", cache, limit, landmarks=recipe.losses.heatmap > 0)
         self.validation = Validation(load_faces(data, "val", cache).pictures[::2], recipe)  # every other: the archive is sorted by source
         self.console = Console()
+        if recipe.losses.feature and self.feature_loss is None:
+            self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -105,6 +111,8 @@ class Trainer:
                 terms |= {f"{name}_{scale}x": term for name, term in picture_losses(each.float(), target, weights).items()}
         sr = sr.float()
         terms |= picture_losses(sr, hr, weights)
+        if self.feature_loss is not None:
+            terms["feature"] = weights.feature * self.feature_loss(sr, hr)
         if self.critic is not None:
             terms["adversarial"] = weights.adversarial * adversarial_loss(self.critic(sr))
         return terms, sr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -49,6 +49,7 @@ class Losses(Strict):
     ssim: float = 0.0
     theta: float = 0.0
     heatmap: float = 0.0
+    feature: float = 0.0
     adversarial: float = 0.0
 
 
@@ -71,13 +72,36 @@ class Recipe(Strict):
     seed: int = 0
 
 
+def recipe_names() -> list[str]:
+    """What `load_recipe` finds by name: NAME, and NAME/ROW for a row of its system's ablation table."""
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
 def load_recipe(name: str) -> Recipe:
-    """The recipe ``recipes/NAME.yaml``, or the YAML file of that path."""
+    """The recipe ``recipes/NAME.yaml``, or the YAML file of that path. Raises BadInputError."""
+    try:
+        return Recipe.model_validate(_read(name))
+    except ValidationError as error:
+        raise BadInputError(f"recipe {name}: {error}") from error
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The settings, those of its ``base`` where it has one included: an ablation's row says only what it changes."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise BadInputError(f"no recipe {name!r}; there are: {known}")
+        raise BadInputError(f"no recipe {name!r}; there are: {', '.join(recipe_names())}")
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError) as error:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
         raise BadInputError(f"{path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise BadInputError(f"{path} holds no settings")
+    base = settings.pop("base", None)
+    return settings if base is None else _merge(_read(base), settings)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+    return merged

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from fhrt.errors import BadInputError, WeightsError
+from fhrt.models import create
 from training import checkpoint
 from training.data import Batches, make_batch
 from training.loop import DivergedError, Trainer
-from training.recipe import RECIPES, Losses, Mix, Recipe, load_recipe
+from training.recipe import Losses, Mix, Recipe, load_recipe, recipe_names
 
 SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
 
@@ -89,12 +90,29 @@ def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path)
         assert torch.equal(value, before[key])
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_makes_a_step(path: Path, archive: Path, tmp_path: Path) -> None:
-    settings = load_recipe(path.stem).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1})
-    trainer = Trainer(settings, archive, tmp_path)
+def with_landmarks(archive: Path, folder: Path) -> Path:
+    """The archive with a landmark file beside the shards: every training face has the same 68 points."""
+    shutil.copytree(archive, folder)
+    keys = [f"train-{shard:02d}_{number:05d}" for shard, count in ((0, 5), (1, 7)) for number in range(count)]
+    points = np.tile(np.random.default_rng(0).uniform(50, 140, (68, 2)), (12, 1, 1)).astype(np.float32)
+    np.savez(folder / "landmarks.npz", key=keys, points=points, visible=np.ones((12, 68), bool))
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "/" not in name])
+def test_every_recipe_makes_a_step(name: str, archive: Path, tmp_path: Path) -> None:
+    settings = load_recipe(name).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1})
+    trainer = Trainer(settings, with_landmarks(archive, tmp_path / "data"), tmp_path / "run")
     terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
     assert all(np.isfinite(value) for value in terms.values()) and trainer.step == 1
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "/" in name])
+def test_a_row_of_an_ablation_changes_one_thing(name: str) -> None:
+    row, whole = load_recipe(name), load_recipe(name.partition("/")[0])
+    changed = {key for key in type(row).model_fields if getattr(row, key) != getattr(whole, key)}
+    assert len(changed) == 1 and changed <= {"hparams", "losses"}
+    create(row.model, **row.hparams)
 
 
 def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
@@ -103,6 +121,12 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("model: lite\nmix: {aligned: 1}\nlosses: {l3: 1}\n")
     with pytest.raises(BadInputError, match="l3"):
+        load_recipe(str(bad))
+    bad.write_text("- not settings\n")
+    with pytest.raises(BadInputError, match="no settings"):
+        load_recipe(str(bad))
+    bad.write_text("base: no-such\n")
+    with pytest.raises(BadInputError, match="no-such"):
         load_recipe(str(bad))
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
@@ -116,11 +140,7 @@ def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> No
     )
     with pytest.raises(BadInputError, match="landmarks"):
         Trainer(settings, archive, tmp_path / "without")
-    data = tmp_path / "data"
-    shutil.copytree(archive, data)
-    keys = [f"train-{shard:02d}_{number:05d}" for shard, count in ((0, 5), (1, 7)) for number in range(count)]
-    points = np.tile(np.random.default_rng(0).uniform(50, 140, (68, 2)), (12, 1, 1)).astype(np.float32)
-    np.savez(data / "landmarks.npz", key=keys, points=points, visible=np.ones((12, 68), bool))
+    data = with_landmarks(archive, tmp_path / "data")
     trainer = Trainer(settings, data, tmp_path / "run")
     batch = make_batch(trainer.faces, settings.mix, 4, np.random.default_rng(0))
     losses = [trainer.train_step(batch)["heatmap"] for _ in range(25)]
