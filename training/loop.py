@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from fhrt import models
-from fhrt.errors import FhrtError, WeightsError
+from fhrt.errors import BadInputError, FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
+from fhrt.models.layers import ModelOutput
 from training import checkpoint
 from training.data import Batch, Batches
 from training.faces import load_faces
@@ -38,6 +39,11 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def reduced(hr: Tensor, like: Tensor) -> Tensor:
+    """HR faces at the size of ``like``: antialiased bicubic where that is smaller."""
+    return hr if hr.shape == like.shape else F.interpolate(hr, like.shape[2:], mode="bicubic", antialias=True)
+
+
 class Trainer:
     """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, log."""
 
@@ -49,7 +55,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, torch.device(device)
         self.model = models.create(recipe.model, **recipe.hparams).to(self.device, memory_format=torch.channels_last)
-        self.optimiser = _optimiser(self.model, recipe)
+        self.trained = self._stage()
+        self.optimiser = _optimiser(self.trained, recipe)
         self.average = checkpoint.plain_state(self.model)
         self.critic = Discriminator().to(self.device) if recipe.losses.adversarial else None
         self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
@@ -77,7 +84,7 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
         self.optimiser.step()
         if self.critic is not None and sr is not None:
             self._critic_step(batch.hr, sr.detach())
@@ -99,7 +106,7 @@ class Trainer:
                 sr = self.model.restore(lr, theta)
         else:
             with self._autocast():
-                sr, theta, heatmaps, coarser = self.model(lr)
+                sr, theta, heatmaps, coarser = self.forward(lr)
             if weights.theta and theta is not None:
                 terms["theta"] = weights.theta * theta_loss(theta, truth)
             if weights.heatmap and batch.points is not None and batch.visible is not None:
@@ -107,15 +114,28 @@ class Trainer:
                 terms["heatmap"] = weights.heatmap * heatmap_loss(tuple(each.float() for each in heatmaps), target)
             for each in coarser:
                 scale = each.shape[-1] // lr.shape[-1]
-                target = F.interpolate(hr, each.shape[2:], mode="bicubic", antialias=True)
-                terms |= {f"{name}_{scale}x": term for name, term in picture_losses(each.float(), target, weights).items()}
-        sr = sr.float()
+                terms |= {f"{name}_{scale}x": term for name, term in picture_losses(each.float(), reduced(hr, each), weights).items()}
+        sr, hr = sr.float(), reduced(hr, sr)
         terms |= picture_losses(sr, hr, weights)
         if self.feature_loss is not None:
             terms["feature"] = weights.feature * self.feature_loss(sr, hr)
         if self.critic is not None:
             terms["adversarial"] = weights.adversarial * adversarial_loss(self.critic(sr))
         return terms, sr
+
+    def forward(self, lr: Tensor) -> ModelOutput:
+        """Of the whole network, or of the stage that is trained."""
+        output: ModelOutput = self.model.stage(self.recipe.stage, lr) if self.recipe.stage else self.model(lr)  # type: ignore[operator]
+        return output
+
+    def _stage(self) -> nn.Module:
+        """The module that is trained. Raises BadInputError where the network has no such stage."""
+        stage = self.recipe.stage
+        if not stage:
+            return self.model
+        if not hasattr(self.model, "stage") or stage not in dict(self.model.named_children()):
+            raise BadInputError(f"{self.recipe.model} has no stage {stage!r}")
+        return self.model.get_submodule(stage)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
@@ -171,8 +191,10 @@ class Trainer:
         """Score the averaged weights, write the sheet, keep them as ``best`` when they are the best so far."""
         trained = checkpoint.plain_state(self.model)
         self.model.load_state_dict(self.average)
-        scores = self.validation.score(self.model, self.device)
-        self.validation.sheet(self.model, self.device, self.out / f"sheet-{self.step:06d}.png")
+        self.model.eval()
+        scores = self.validation.score(self.forward, self.device)
+        self.validation.sheet(self.forward, self.device, self.out / f"sheet-{self.step:06d}.png")
+        self.model.train()
         self.model.load_state_dict(trained)
         told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
         line = f"step {self.step}  {told}"

@@ -24,6 +24,7 @@ class Mix(Strict):
 
     aligned: float = Field(0.0, ge=0, le=1)
     unaligned: float = Field(0.0, ge=0, le=1)
+    noisy: float = Field(0.0, ge=0, le=1)
     camera: float = Field(0.0, ge=0, le=1)
     loose: float = Field(0.0, ge=0, le=1)
     shift: float = 0.05
@@ -56,6 +57,7 @@ class Losses(Strict):
 class Recipe(Strict):
     model: str
     hparams: dict[str, int] = {}
+    stage: str = ""  # the part of the network that is trained, of one that is trained in stages
     mix: Mix
     losses: Losses
     optimiser: Literal["adamw", "rmsprop"] = "adamw"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from fhrt.models.layers import ModelOutput
 from fhrt.protocols.pairs import Pairs, bicubic_hr, make_pairs
-from fhrt.protocols.resample import to_uint8
+from fhrt.protocols.resample import resize, to_uint8
 from training.recipe import Recipe
 
 SHEET_FACES = 8
+
+Forward = Callable[[Tensor], ModelOutput]
 
 
 class Validation:
@@ -23,41 +27,45 @@ class Validation:
     def __init__(self, faces: NDArray[np.uint8], recipe: Recipe) -> None:
         self.pairs: dict[str, Pairs] = {name: make_pairs(faces, name, np.random.default_rng(1)) for name in recipe.mix.shares()}
 
-    def score(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+    def score(self, forward: Forward, device: torch.device) -> dict[str, float]:
         """Mean PSNR in dB over RGB on [0, 255] per protocol, and the mean |θ − θ*| where the model has a θ."""
         scores: dict[str, float] = {}
         for name, pairs in self.pairs.items():
-            sr, theta = run(model, pairs.lr, device)
-            error = ((sr.astype(np.float64) - pairs.hr) ** 2).mean(axis=(1, 2, 3))
+            sr, theta = run(forward, pairs.lr, device)
+            error = ((sr.astype(np.float64) - reduced(pairs.hr, sr.shape[2])) ** 2).mean(axis=(1, 2, 3))
             scores[f"{name}_psnr"] = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
             if theta is not None:
                 scores[f"{name}_theta"] = float(np.abs(theta - pairs.theta).mean())
         return scores
 
-    def sheet(self, model: nn.Module, device: torch.device, path: Path) -> None:
+    def sheet(self, forward: Forward, device: torch.device, path: Path) -> None:
         """A row per protocol and face: LR enlarged bicubically, SR, HR."""
         rows = []
         for pairs in self.pairs.values():
             lr, hr = pairs.lr[:SHEET_FACES], pairs.hr[:SHEET_FACES]
-            sr, _ = run(model, lr, device)
+            sr, _ = run(forward, lr, device)
+            sr = to_uint8(resize(sr.astype(np.float32), hr.shape[2:]))
             triples = np.concatenate([to_uint8(bicubic_hr(lr)), sr, hr], axis=2)
             rows.append(np.concatenate(list(triples), axis=2))
         picture = np.concatenate(rows, axis=1).transpose(1, 2, 0)
         cv2.imwrite(str(path), picture[..., ::-1])
 
 
+def reduced(hr: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """HR faces [N, 3, H, W] at ``side`` pixels: antialiased bicubic where that is fewer."""
+    return hr if hr.shape[2] == side else to_uint8(resize(hr.astype(np.float32), (side, side)))
+
+
 @torch.no_grad()
 def run(
-    model: nn.Module, lr: NDArray[np.uint8], device: torch.device, batch: int = 32
+    forward: Forward, lr: NDArray[np.uint8], device: torch.device, batch: int = 32
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """The model's uint8 pictures ``[N, 3, 8s, 8s]`` and thetas for LR faces ``[N, 3, s, s]`` uint8."""
-    model.eval()
+    """The network's uint8 pictures ``[N, 3, 8s, 8s]`` and thetas for LR faces ``[N, 3, s, s]`` uint8."""
     pictures, thetas = [], []
     for start in range(0, len(lr), batch):
         x: Tensor = torch.from_numpy(lr[start : start + batch]).to(device).float().div_(127.5).sub_(1)
-        sr, theta, *_ = model(x)
+        sr, theta, *_ = forward(x)
         pictures.append(to_uint8((sr.float().cpu().numpy() + 1) * 127.5))
         if theta is not None:
             thetas.append(theta.float().cpu().numpy())
-    model.train()
     return np.concatenate(pictures), np.concatenate(thetas) if thetas else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, compose, half_pixel_theta
@@ -47,9 +48,31 @@ class TDAE(nn.Module):
         )  # fmt: skip
 
     def forward(self, lr: Tensor) -> ModelOutput:
-        rough = self.decoder1(lr)
+        clean, theta = self._encode(self.decoder1(lr))
+        return ModelOutput(self.decoder2(clean.clamp(-1, 1)), theta)
+
+    def stage(self, name: str, lr: Tensor) -> ModelOutput:
+        """What the stage ``name`` makes of the ones before it, which stay as they are: they are trained one after another (§3.3).
+
+        ``decoder1`` and ``decoder2`` give ``sr`` [N, 3, 128, 128], ``encoder`` the clean LR face [N, 3, 16, 16].
+        """
+        if name == "decoder1":
+            return self.decoder1(lr)
+        earlier = (self.decoder1,) if name == "encoder" else (self.decoder1, self.encoder)
+        for module in earlier:
+            module.eval()
+        with torch.no_grad():
+            rough = self.decoder1(lr)
+        if name == "encoder":
+            return ModelOutput(*self._encode(rough))
+        with torch.no_grad():
+            clean, theta = self._encode(rough)
+        return ModelOutput(self.decoder2(clean.clamp(-1, 1)), theta)
+
+    def _encode(self, rough: ModelOutput) -> tuple[Tensor, Tensor]:
+        assert rough.theta is not None
         clean, theta = self.encoder(rough.sr.clamp(-1, 1))
-        return ModelOutput(self.decoder2(clean.clamp(-1, 1)), compose(rough.theta, theta))
+        return clean, compose(rough.theta, theta)
 
 
 def _localisation(channels: int) -> list[nn.Module]:

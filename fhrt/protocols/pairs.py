@@ -1,4 +1,4 @@
-"""LR faces for the protocols, made from upright loose faces: ``aligned``, ``unaligned``, ``camera`` and ``loose``."""
+"""LR faces for the protocols, made from upright loose faces: ``aligned``, ``unaligned``, ``noisy``, ``camera`` and ``loose``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fhrt.protocols.camera import camera
 from fhrt.protocols.pose import PoseRange, random_theta, turn
 from fhrt.protocols.resample import resize, to_uint8
 
-PROTOCOLS = {"aligned": 16, "unaligned": 16, "camera": 16, "loose": 24}
+PROTOCOLS = {"aligned": 16, "unaligned": 16, "noisy": 16, "camera": 16, "loose": 24}
 """Name → side of the LR faces in pixels; the HR faces are 8 times as large."""
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
@@ -32,8 +32,9 @@ def make_pairs(loose: NDArray[np.uint8], protocol: str, rng: np.random.Generator
     """LR faces of upright loose faces ``[N, 192, 192, 3]`` uint8 RGB.
 
     ``aligned``: antialiased bicubic 128 → 16. ``unaligned``: turned by a random similarity first (default: ±45°, ±5 %, 0.8–1;
-    TDN §Data). ``camera``: unaligned, with the damage of `fhrt.protocols.camera` in place of the bicubic. ``loose``: all 192 pixels, a
-    Gaussian of σ 7/3 and every eighth pixel from offset 4 (C-SRIP §Data).
+    TDN §Data). ``noisy``: that with Gaussian noise of a tenth of the full range (TDAE §4). ``camera``: unaligned, with the damage of
+    `fhrt.protocols.camera` in place of the bicubic. ``loose``: all 192 pixels, a Gaussian of σ 7/3 and every eighth pixel from offset 4
+    (C-SRIP §Data).
     """
     if protocol == "loose":
         hr = np.ascontiguousarray(loose.transpose(0, 3, 1, 2))
@@ -43,7 +44,12 @@ def make_pairs(loose: NDArray[np.uint8], protocol: str, rng: np.random.Generator
         return Pairs(bicubic_lr(hr.astype(np.float32)), hr, np.repeat(IDENTITY[None], len(hr), 0))
     theta = random_theta(len(loose), pose or PoseRange(), rng)
     turned = turn(loose, theta)
-    return Pairs(camera(turned, PROTOCOLS[protocol], rng) if protocol == "camera" else bicubic_lr(turned), hr, theta)
+    if protocol == "camera":
+        return Pairs(camera(turned, PROTOCOLS[protocol], rng), hr, theta)
+    lr = bicubic_lr(turned)
+    if protocol == "noisy":
+        lr = to_uint8(lr + 25.5 * rng.standard_normal(lr.shape, np.float32))
+    return Pairs(lr, hr, theta)
 
 
 def bicubic_lr(hr: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -66,3 +66,11 @@ def test_loose_faces_are_blurred_and_decimated(faces: NDArray[np.uint8]) -> None
     for lr, face in zip(pairs.lr, faces, strict=False):
         blurred = cv2.GaussianBlur(face.astype(np.float32), (21, 21), 7 / 3, borderType=cv2.BORDER_REFLECT_101)[4::8, 4::8]
         assert np.abs(lr.transpose(1, 2, 0) - blurred).max() <= 0.51
+
+
+def test_noise_of_a_tenth_of_the_range(faces: NDArray[np.uint8]) -> None:
+    many = np.repeat(faces, 4, 0)
+    clean, noisy = (make_pairs(many, name, np.random.default_rng(5)) for name in ("unaligned", "noisy"))
+    np.testing.assert_array_equal(clean.theta, noisy.theta)
+    noise = (noisy.lr.astype(float) - clean.lr)[(clean.lr > 90) & (clean.lr < 165)]  # where nothing is clipped
+    assert noise.std() == pytest.approx(25.5, rel=0.05) and abs(noise.mean()) < 1
