@@ -11,6 +11,9 @@ import typer
 
 from fhrt.errors import FhrtError
 
+FAST_SECONDS, FAST_FACES = 120.0, 64
+FAST = {"batch": 4, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train the networks of fhrt.")
 
 
@@ -28,8 +31,10 @@ def fit(
     start: Annotated[Path | None, typer.Option(help="Begin with the fitting weights of this best.safetensors.")] = None,
     features: Annotated[Path | None, typer.Option(help="VGG-19's weights (.pth or .safetensors) for the feature loss.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
-    steps: Annotated[int | None, typer.Option(help="Last step, in place of the recipe's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only so many training faces.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share each step (DDP), each with a batch of its own.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+    fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
 ) -> None:
     """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
     from training.loop import Trainer
@@ -37,14 +42,25 @@ def fit(
 
     with _plain_errors():
         settings = load_recipe(recipe)
+        if fast:
+            limit = limit or FAST_FACES
+            settings = settings.model_copy(update=FAST)
         if steps is not None:
             settings = settings.model_copy(update={"steps": steps})
-        trainer = Trainer(settings, data, out or Path("runs") / recipe.removesuffix(".yaml"), device, limit, features)
+        name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        out = out or Path("runs") / (f"{name}-fast" if fast else name)
+        trainer = Trainer(settings, data, out, device, devices, limit, features)
         if resume:
             trainer.resume()
         elif start is not None:
             typer.echo(f"{trainer.start_from(start)} of {len(trainer.average)} weights from {start}")
-        trainer.fit()
+        losses = trainer.fit(seconds=FAST_SECONDS) if fast else trainer.fit()
+    if fast:
+        few = max(1, len(losses) // 5)
+        first, last = (sum(part) / few for part in (losses[:few], losses[-few:]))
+        typer.echo(f"{len(losses)} steps: the loss went from {first:.4f} to {last:.4f} (means of {few} steps)")
+        if not last < first:
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -70,10 +70,13 @@ def _tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Batches:
-    """An endless iterator of batches, made ahead by threads; batch number n depends on (seed, n) alone, so a run can resume."""
+    """An endless iterator of batches, made ahead by threads; batch number n depends on (seed, n) alone, so a run can resume.
 
-    def __init__(self, faces: FaceSet, mix: Mix, count: int, seed: int, first: int = 0, ahead: int = 4) -> None:
-        self._faces, self._mix, self._count, self._seed = faces, mix, count, seed
+    first, every: the numbers that it goes through, so that several processes share them.
+    """
+
+    def __init__(self, faces: FaceSet, mix: Mix, count: int, seed: int, first: int = 0, every: int = 1, ahead: int = 4) -> None:
+        self._faces, self._mix, self._count, self._seed, self._every = faces, mix, count, seed, every
         self._queue: queue.Queue[Batch] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True)
@@ -84,7 +87,7 @@ class Batches:
         try:
             while not self._stop.is_set():
                 batch = make_batch(self._faces, self._mix, self._count, np.random.default_rng((self._seed, number)))
-                number += 1
+                number += self._every
                 while not self._stop.is_set():
                     try:
                         self._queue.put(batch, timeout=0.2)

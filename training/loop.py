@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -16,15 +17,17 @@ from torch import Tensor, nn
 from fhrt import models
 from fhrt.errors import BadInputError, FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
-from fhrt.models.layers import ModelOutput
 from training import checkpoint
 from training.data import Batch, Batches
 from training.faces import load_faces
 from training.features import FeatureLoss
-from training.landmarks import component_heatmaps
-from training.losses import adversarial_loss, discriminator_loss, heatmap_loss, picture_losses, theta_loss
+from training.losses import discriminator_loss
+from training.objective import Objective
 from training.recipe import Recipe
 from training.validation import Validation
+
+SAVE_SECONDS = 240.0
+LOG_EVERY = 50  # steps
 
 
 class DivergedError(FhrtError):
@@ -39,115 +42,84 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def reduced(hr: Tensor, like: Tensor) -> Tensor:
-    """HR faces at the size of ``like``: antialiased bicubic where that is smaller."""
-    return hr if hr.shape == like.shape else F.interpolate(hr, like.shape[2:], mode="bicubic", antialias=True)
-
-
 class Trainer:
-    """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, log."""
+    """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, logs.
+
+    device: "cpu", "cuda" or "cuda:1". devices: how many share each step (DDP, each with a batch of its own). features: VGG-19's weights.
+    """
 
     def __init__(
-        self, recipe: Recipe, data: Path, out: Path, device: str = "cpu", limit: int | None = None, features: Path | None = None
+        self,
+        recipe: Recipe,
+        data: Path,
+        out: Path,
+        device: str = "cpu",
+        devices: int = 1,
+        limit: int | None = None,
+        features: Path | None = None,
     ) -> None:
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
+        self.fabric = _fabric(out, device, devices)
+        self.fabric.launch()
         torch.manual_seed(recipe.seed)
-        self.recipe, self.out, self.device = recipe, out, torch.device(device)
-        self.model = models.create(recipe.model, **recipe.hparams).to(self.device, memory_format=torch.channels_last)
-        self.trained = self._stage()
-        self.optimiser = _optimiser(self.trained, recipe)
+        self.recipe, self.out, self.device = recipe, out, self.fabric.device
+        self.console = Console(quiet=not self.fabric.is_global_zero)
+        self.faces, self.validation = self._load(data, limit)
+
+        self.model = models.create(recipe.model, **recipe.hparams).to(memory_format=torch.channels_last)
+        objective = Objective(self.model, recipe, FeatureLoss(features) if features is not None and recipe.losses.feature else None)
+        self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(objective.trained(), recipe))
         self.average = checkpoint.plain_state(self.model)
-        self.critic = Discriminator().to(self.device) if recipe.losses.adversarial else None
-        self.critic_optimiser = _optimiser(self.critic, recipe) if self.critic else None
-        self.feature_loss = FeatureLoss(features).to(self.device) if features is not None and recipe.losses.feature else None
-        self.step, self.best = 0, -math.inf
+        self.critic: Any = None
+        if recipe.losses.adversarial:
+            critic = Discriminator()
+            self.critic, self.critic_optimiser = self.fabric.setup(critic, _optimiser(list(critic.parameters()), recipe))
+        self.step, self.best, self.best_step = 0, -math.inf, 0
         self.earlier_steps = 0  # of the run whose weights this one began with
-        out.mkdir(parents=True, exist_ok=True)
-        cache = out.parent / "faces"
-        self.faces = load_faces(data, "train", cache, limit, landmarks=recipe.losses.heatmap > 0)
-        self.validation = Validation(load_faces(data, "val", cache).pictures[::2], recipe)  # every other: the archive is sorted by source
-        self.console = Console()
-        if recipe.losses.feature and self.feature_loss is None:
+        if recipe.losses.feature and features is None:
             self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
+
+    def _load(self, data: Path, limit: int | None) -> tuple[Any, Validation]:
+        """Training and validation faces; the first process decodes, the others wait for it."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        cache = self.out.parent / "faces"
+        with self.fabric.rank_zero_first():
+            faces = load_faces(data, "train", cache, limit, landmarks=self.recipe.losses.heatmap > 0)
+            held_back = load_faces(data, "val", cache).pictures[::2]  # every other: the archive is sorted by source
+        return faces, Validation(held_back, self.recipe)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update; returns the weighted loss terms. Raises DivergedError before any weight is touched by a NaN."""
         batch = batch.to(self.device)
-        terms, sr = self._losses(batch)
+        critic = None if self.critic is None else self.critic.module
+        terms, sr = self.objective(batch, critic, localise_only=self.step < self.recipe.localise_steps)
         loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
+        told: Any = self.fabric.all_reduce({name: term.detach() for name, term in terms.items()})
+        if not all(math.isfinite(term.item()) for term in told.values()):
             raise DivergedError(f"the loss is {loss.item()} at step {self.step}; resume from last.safetensors with a lower lr")
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False)
         self.optimiser.step()
         if self.critic is not None and sr is not None:
             self._critic_step(batch.hr, sr.detach())
         self._update_average()
         self.step += 1
-        return {name: term.item() for name, term in terms.items()}
-
-    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
-        weights, localise = self.recipe.losses, getattr(self.model, "localise", None)
-        lr, hr, truth = batch[:3]
-        terms: dict[str, Tensor] = {}
-        if localise is not None and weights.theta:
-            # In float32: in bf16 the large terms that cancel in an angle near 0 leave an error of about 0.01, measured.
-            first, theta = localise(lr)
-            terms["theta"] = weights.theta * (theta_loss(first, truth) + theta_loss(theta, truth))
-            if self.step < self.recipe.localise_steps:
-                return terms, None
-            with self._autocast():
-                sr = self.model.restore(lr, theta)
-        else:
-            with self._autocast():
-                sr, theta, heatmaps, coarser = self.forward(lr)
-            if weights.theta and theta is not None:
-                terms["theta"] = weights.theta * theta_loss(theta, truth)
-            if weights.heatmap and batch.points is not None and batch.visible is not None:
-                target = component_heatmaps(batch.points, batch.visible, heatmaps[-1].shape[-1])
-                terms["heatmap"] = weights.heatmap * heatmap_loss(tuple(each.float() for each in heatmaps), target)
-            for each in coarser:
-                scale = each.shape[-1] // lr.shape[-1]
-                terms |= {f"{name}_{scale}x": term for name, term in picture_losses(each.float(), reduced(hr, each), weights).items()}
-        sr, hr = sr.float(), reduced(hr, sr)
-        terms |= picture_losses(sr, hr, weights)
-        if self.feature_loss is not None:
-            terms["feature"] = weights.feature * self.feature_loss(sr, hr)
-        if self.critic is not None:
-            terms["adversarial"] = weights.adversarial * adversarial_loss(self.critic(sr))
-        return terms, sr
-
-    def forward(self, lr: Tensor) -> ModelOutput:
-        """Of the whole network, or of the stage that is trained."""
-        output: ModelOutput = self.model.stage(self.recipe.stage, lr) if self.recipe.stage else self.model(lr)  # type: ignore[operator]
-        return output
-
-    def _stage(self) -> nn.Module:
-        """The module that is trained. Raises BadInputError where the network has no such stage."""
-        stage = self.recipe.stage
-        if not stage:
-            return self.model
-        if not hasattr(self.model, "stage") or stage not in dict(self.model.named_children()):
-            raise BadInputError(f"{self.recipe.model} has no stage {stage!r}")
-        return self.model.get_submodule(stage)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        return {name: term.item() for name, term in told.items()}
 
     def _critic_step(self, hr: Tensor, sr: Tensor) -> None:
         """Update D unless it is already too good (mean loss under 0.3, UR-DGN's released code)."""
-        assert self.critic is not None and self.critic_optimiser is not None
         loss = discriminator_loss(self.critic(hr), self.critic(sr))
-        if loss.item() / 2 < 0.3:
+        mean: Any = self.fabric.all_reduce(loss.detach())
+        if mean.item() / 2 < 0.3:
             return
         self.critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self.fabric.backward(loss)
         self.critic_optimiser.step()
 
     def _update_average(self) -> None:
@@ -161,24 +133,31 @@ class Trainer:
 
     # -- the run --------------------------------------------------------------------------------------------------
 
-    def fit(self, save_seconds: float = 240.0) -> None:
-        """Train to the recipe's last step; validates and saves on the way and on Ctrl-C."""
-        batches = Batches(self.faces, self.recipe.mix, self.recipe.batch, self.recipe.seed, self.step)
-        saved = time.monotonic()
+    def fit(self, seconds: float = math.inf) -> list[float]:
+        """Train to the recipe's last step, until nothing improves, or for so long; returns the loss of every step.
+
+        Validates and saves on the way, and saves on Ctrl-C.
+        """
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        batches = Batches(self.faces, self.recipe.mix, self.recipe.batch, self.recipe.seed, self.step * world + rank, every=world)
+        began = saved = time.monotonic()
+        losses: list[float] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         try:
             with Progress(*columns, console=self.console) as progress:
                 task = progress.add_task(self.recipe.model, total=self.recipe.steps, completed=self.step)
                 for batch in batches:
-                    if self.step >= self.recipe.steps:
+                    if self.step >= self.recipe.steps or time.monotonic() - began > seconds or self._stuck():
                         break
                     terms = self.train_step(batch)
-                    if self.step % 50 == 0:
+                    losses.append(sum(terms.values()))
+                    if self.step % LOG_EVERY == 0:
+                        self.fabric.log_dict({f"loss/{name}": value for name, value in terms.items()}, self.step)
                         told = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
                         progress.update(task, completed=self.step, description=f"{self.recipe.model}  {told}")
                     if self.step % self.recipe.validate_every == 0:
                         self.validate()
-                    if time.monotonic() - saved > save_seconds:
+                    if time.monotonic() - saved > SAVE_SECONDS:
                         self.save()
                         saved = time.monotonic()
         except KeyboardInterrupt:
@@ -186,38 +165,52 @@ class Trainer:
         finally:
             batches.close()
         self.save()
+        return losses
+
+    def _stuck(self) -> bool:
+        """Whether the last ``patience`` validations brought nothing."""
+        since = (self.step - self.best_step) // self.recipe.validate_every
+        return self.recipe.patience > 0 and self.best_step > 0 and since >= self.recipe.patience
 
     def validate(self) -> None:
         """Score the averaged weights, write the sheet, keep them as ``best`` when they are the best so far."""
         trained = checkpoint.plain_state(self.model)
         self.model.load_state_dict(self.average)
         self.model.eval()
-        scores = self.validation.score(self.forward, self.device)
-        self.validation.sheet(self.forward, self.device, self.out / f"sheet-{self.step:06d}.png")
+        forward = self.objective.module.output
+        scores = self.validation.score(forward, self.device)
+        if self.fabric.is_global_zero:
+            self.validation.sheet(forward, self.device, self.out / f"sheet-{self.step:06d}.png")
         self.model.train()
         self.model.load_state_dict(trained)
         told = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        line = f"step {self.step}  {told}"
-        self.console.print(line)
-        with (self.out / "log.txt").open("a") as log:
-            log.write(line + "\n")
+        self.console.print(f"step {self.step}  {told}")
+        self.fabric.log_dict({f"validation/{name}": value for name, value in scores.items()}, self.step)
         total = sum(value for name, value in scores.items() if name.endswith("psnr"))
-        if total > self.best:
-            self.best = total
-            checkpoint.save(self.out / "best.safetensors", self.average, self._about() | {"validation": scores})
+        improved = total > self.best
+        if improved:
+            self.best, self.best_step = total, self.step
+        if self.fabric.is_global_zero:
+            with (self.out / "log.txt").open("a") as log:
+                log.write(f"step {self.step}  {told}\n")
+            if improved:
+                checkpoint.save(self.out / "best.safetensors", self.average, self._about() | {"validation": scores})
 
     def save(self) -> None:
+        """Everything that `resume` needs, from the first process."""
+        if not self.fabric.is_global_zero:
+            return
         tensors = checkpoint.pack("model", self.model.state_dict()) | checkpoint.pack("average", self.average)
         tensors |= checkpoint.pack_optimiser(self.optimiser, "optimiser")
-        if self.critic is not None and self.critic_optimiser is not None:
-            tensors |= checkpoint.pack("critic", self.critic.state_dict())
+        if self.critic is not None:
+            tensors |= checkpoint.pack("critic", self.critic.module.state_dict())
             tensors |= checkpoint.pack_optimiser(self.critic_optimiser, "critic_optimiser")
         tensors["random"] = torch.get_rng_state()
-        checkpoint.save(self.out / "last.safetensors", tensors, self._about() | {"best": self.best})
+        checkpoint.save(self.out / "last.safetensors", tensors, self._about() | {"best": self.best, "best_step": self.best_step})
 
     def _about(self) -> dict[str, Any]:
-        recipe = self.recipe
-        return {"model": recipe.model, "hparams": recipe.hparams, "step": self.step, "earlier_steps": self.earlier_steps}
+        kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
+        return kept | {"step": self.step, "earlier_steps": self.earlier_steps}
 
     def start_from(self, path: Path) -> int:
         """Begin with the weights of ``path`` (a ``best.safetensors``) that have this network's names and shapes; returns how many."""
@@ -232,19 +225,42 @@ class Trainer:
         return len(known)
 
     def resume(self) -> None:
-        """Continue from ``last.safetensors``: model, average, optimiser, random state and position in the data."""
-        tensors, about = checkpoint.load(self.out / "last.safetensors")
+        """Continue from ``last.safetensors``: model, average, optimiser, random state and position in the data.
+
+        Raises WeightsError where there is none, or where it is another recipe's.
+        """
+        path = self.out / "last.safetensors"
+        tensors, about = checkpoint.load(path)
+        for key, value in (("model", self.recipe.model), ("hparams", self.recipe.hparams), ("stage", self.recipe.stage)):
+            if about.get(key, "") != value:
+                raise WeightsError(f"{path} is another recipe's: its {key} is {about.get(key)!r}, not {value!r}")
+        critic = checkpoint.unpack("critic", tensors)
+        if bool(critic) != (self.critic is not None):
+            raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
         self.model.load_state_dict(checkpoint.unpack("model", tensors))
         self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
-        if self.critic is not None and self.critic_optimiser is not None:
-            self.critic.load_state_dict(checkpoint.unpack("critic", tensors))
+        if self.critic is not None:
+            self.critic.module.load_state_dict(critic)
             checkpoint.unpack_optimiser(self.critic_optimiser, "critic_optimiser", tensors)
         torch.set_rng_state(tensors["random"])
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
+        self.best_step = about.get("best_step", self.step)
 
 
-def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _fabric(out: Path, device: str, devices: int) -> Fabric:
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or devices > 1)):
+        raise BadInputError(f'device must be "cpu", "cuda" or, for one of several, "cuda:1"; not {device!r} with {devices} devices')
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadInputError("device is cuda, and this machine has none that torch can use")
+    # The networks' own branches decide who gets a gradient in a step: a localisation that is trained first, a critic left alone.
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    logger = TensorBoardLogger(out, name="", version="tensorboard")
+    return Fabric(accelerator=kind, devices=[int(number)] if number else devices, strategy=strategy, loggers=logger)
+
+
+def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "rmsprop":
-        return torch.optim.RMSprop(module.parameters(), lr=recipe.lr, alpha=0.9, eps=1e-8)
-    return torch.optim.AdamW(module.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        return torch.optim.RMSprop(parameters, lr=recipe.lr, alpha=0.9, eps=1e-8)
+    return torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)

@@ -71,6 +71,7 @@ class Recipe(Strict):
     clip: Positive = 1.0
     bf16: bool = False  # autocast of the picture branch; the localisation stays in float32
     validate_every: int = Field(500, ge=1)
+    patience: int = Field(0, ge=0)  # stop after so many validations without a better one; 0: never
     seed: int = 0
 
 

@@ -1,19 +1,25 @@
 """The training loop on a handful of made-up faces: it learns, resumes exactly, refuses NaN and keeps its promises on disk."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.models import create
+from training import __main__ as training_cli
 from training import checkpoint
 from training.data import Batches, make_batch
 from training.loop import DivergedError, Trainer
 from training.recipe import Losses, Mix, Recipe, load_recipe, recipe_names
 
+ROOT = Path(__file__).parent.parent.parent
 SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
 
 
@@ -169,3 +175,64 @@ def test_a_stage_that_is_not_there(archive: Path, tmp_path: Path) -> None:
     for changes in ({"stage": "decoder3", "model": "tdae", "hparams": {}}, {"stage": "trunk"}):
         with pytest.raises(BadInputError, match="no stage"):
             Trainer(recipe(**changes), archive, tmp_path)
+
+
+def test_no_run_goes_on_with_another_recipes_checkpoint(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(), archive, tmp_path)
+    with pytest.raises(WeightsError, match="last"):
+        trainer.resume()
+    trainer.save()
+    for changes, words in (
+        ({"hparams": SMALL | {"blocks": 4}}, "hparams"),
+        ({"model": "urdgn", "hparams": {}}, "model"),
+        ({"losses": Losses(l1=1, adversarial=0.1)}, "discriminator"),
+    ):
+        with pytest.raises(WeightsError, match=words):
+            Trainer(recipe(**changes), archive, tmp_path).resume()
+
+
+def test_stops_when_nothing_improves(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(validate_every=2, patience=3, steps=40, lr=1e-12), archive, tmp_path)
+    trainer.best, trainer.best_step = 1e9, 1  # nothing will beat it
+    trainer.fit()
+    assert trainer.step == 7
+
+
+def test_what_is_logged(archive: Path, tmp_path: Path) -> None:
+    Trainer(recipe(steps=50, validate_every=50), archive, tmp_path).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss/l1", "loss/ssim", "loss/theta", "validation/aligned_psnr"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss/l1")] == [50]
+
+
+def test_bad_devices(archive: Path, tmp_path: Path) -> None:
+    for arguments in ({"device": "tpu"}, {"device": "cuda:1", "devices": 2}, {"device": "cuda:x"}):
+        with pytest.raises(BadInputError, match="device must be"):
+            Trainer(recipe(), archive, tmp_path, **arguments)
+
+
+def test_two_processes_share_a_step(archive: Path, tmp_path: Path) -> None:
+    """DDP on the CPU: as many steps, other batches in each process, one set of weights."""
+    (tmp_path / "two.yaml").write_text(
+        f"model: lite\nhparams: {SMALL}\nmix: {{unaligned: 1}}\nlosses: {{l1: 1, theta: 1}}\nbatch: 2\nsteps: 3\nlocalise_steps: 1\n"
+        "validate_every: 3\n"
+    )
+    command = [sys.executable, "-m", "training", "fit", str(tmp_path / "two.yaml"), "--data", str(archive), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--devices", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    _, about = checkpoint.load(tmp_path / "run" / "best.safetensors")
+    assert about["step"] == 3
+    assert (tmp_path / "run" / "log.txt").read_text().count("step 3") == 1
+
+
+def test_a_fast_run_says_whether_the_loss_falls(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_cli, "FAST_SECONDS", 6.0)
+    (tmp_path / "small.yaml").write_text(f"model: lite\nhparams: {SMALL}\nmix: {{aligned: 1}}\nlosses: {{l1: 1}}\nlr: 3.0e-3\n")
+    arguments = ["fit", str(tmp_path / "small.yaml"), "--data", str(archive), "--out", str(tmp_path / "run"), "--fast"]
+    good = CliRunner().invoke(training_cli.app, arguments)
+    assert good.exit_code == 0 and "the loss went from" in good.output
+    monkeypatch.setitem(training_cli.FAST, "lr", 1e-30)
+    monkeypatch.setitem(training_cli.FAST, "seed", 3)
+    stuck = CliRunner().invoke(training_cli.app, [*arguments, "--steps", "2"])
+    assert "2 steps: the loss went from" in stuck.output

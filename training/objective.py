@@ -1,0 +1,87 @@
+"""What a step minimises: a network, what it makes of a batch, and the weighted loss terms of that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fhrt.errors import BadInputError
+from fhrt.models.layers import ModelOutput
+from training.data import Batch
+from training.features import FeatureLoss
+from training.landmarks import component_heatmaps
+from training.losses import adversarial_loss, heatmap_loss, picture_losses, theta_loss
+from training.recipe import Recipe
+
+
+class Objective(nn.Module):
+    """``forward(batch, critic, localise_only)`` → the loss terms by name, and the faces [N, 3, H, W] for the critic.
+
+    Everything that has a gradient is inside, so that several devices can share a step. network: one of `fhrt.models`; the recipe may name
+    a stage of it, which then is all that is trained. Raises BadInputError where the network has no such stage.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, features: FeatureLoss | None = None) -> None:
+        super().__init__()
+        self.network, self.features = network, features
+        self.recipe = recipe
+        if recipe.stage:
+            if not hasattr(network, "stage") or recipe.stage not in dict(network.named_children()):
+                raise BadInputError(f"{recipe.model} has no stage {recipe.stage!r}")
+            network.requires_grad_(False)
+            network.get_submodule(recipe.stage).requires_grad_(True)
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that a step changes."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def output(self, lr: Tensor) -> ModelOutput:
+        """Of the whole network, or of the stage that is trained."""
+        stage = self.recipe.stage
+        output: ModelOutput = self.network.stage(stage, lr) if stage else self.network(lr)  # type: ignore[operator]
+        return output
+
+    def forward(
+        self, batch: Batch, critic: nn.Module | None = None, localise_only: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        weights = self.recipe.losses
+        terms: dict[str, Tensor] = {}
+        network: Any = self.network
+        if weights.theta and hasattr(network, "localise"):
+            # In float32: in bf16 the large terms that cancel in an angle near 0 leave an error of about 0.01, measured.
+            first, theta = network.localise(batch.lr)
+            terms["theta"] = weights.theta * (theta_loss(first, batch.theta) + theta_loss(theta, batch.theta))
+            if localise_only:
+                return terms, None
+            with self._autocast(batch):
+                output = ModelOutput(network.restore(batch.lr, theta))
+        else:
+            with self._autocast(batch):
+                output = self.output(batch.lr)
+            if weights.theta and output.theta is not None:
+                terms["theta"] = weights.theta * theta_loss(output.theta.float(), batch.theta)
+        if weights.heatmap and batch.points is not None and batch.visible is not None:
+            target = component_heatmaps(batch.points, batch.visible, output.heatmaps[-1].shape[-1])
+            terms["heatmap"] = weights.heatmap * heatmap_loss(tuple(each.float() for each in output.heatmaps), target)
+        for each in output.coarser:
+            named = picture_losses(each.float(), reduced(batch.hr, each), weights)
+            terms |= {f"{name}_{each.shape[-1] // batch.lr.shape[-1]}x": term for name, term in named.items()}
+        sr = output.sr.float()
+        hr = reduced(batch.hr, sr)
+        terms |= picture_losses(sr, hr, weights)
+        if self.features is not None:
+            terms["feature"] = weights.feature * self.features(sr, hr)
+        if critic is not None:
+            terms["adversarial"] = weights.adversarial * adversarial_loss(critic(sr))
+        return terms, sr
+
+    def _autocast(self, batch: Batch) -> torch.autocast:
+        return torch.autocast(batch.lr.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+
+
+def reduced(hr: Tensor, like: Tensor) -> Tensor:
+    """HR faces at the size of ``like``: antialiased bicubic where that is smaller."""
+    return hr if hr.shape == like.shape else F.interpolate(hr, like.shape[2:], mode="bicubic", antialias=True)
