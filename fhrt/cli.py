@@ -170,43 +170,57 @@ def export(
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Name of a shipped model, a bundle folder, or all.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
     protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable; all of its size when left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write tables, sheets and score distributions to this folder (needs matplotlib).")
+    ] = None,
 ) -> None:
-    """Score a model: PSNR and SSIM, and their gain over bicubic."""
+    """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic."""
+    from fhrt.protocols import compare, write_report
     from fhrt.protocols import evaluate as score
+    from fhrt.protocols.report import require_matplotlib
     from fhrt.results import write_bytes
-    from fhrt.runtime import load
+    from fhrt.runtime import list_models, load
 
-    engine = load(model, backend=backend, threads=threads)
+    if report is not None:
+        if json_file is not None:
+            raise BadInputError("a report has its own scores.json; leave --json out")
+        require_matplotlib()
+    names = [card.name for card in list_models()] if model == "all" else [model]
+    engines = [load(name, backend=backend, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("Scoring", total=None)
 
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        rows = score(engine, data, protocol, limit, advance)
-    table = Table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=engine.card.name)
-    for row in rows:
-        psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim
-        scores = (
-            f"{row.psnr:.2f}",
-            f"{psnr_gain:+.2f}",
-            f"{row.ssim:.3f}",
-            f"{ssim_gain:+.3f}",
-            f"{row.ms_per_face:.2f}",
-        )
-        table.add_row(row.protocol, str(row.n), *scores)
-    out.print(table)
+        if report is not None:
+            results = compare(engines, data, protocol, limit, advance)
+            conditions = {"faces": "test", "backend": backend, "threads": threads or "all cores"}
+            files = write_report(report, results, conditions)
+        else:
+            scored = [(engine.card.name, score(engine, data, protocol, limit, advance)) for engine in engines]
+    if report is not None:
+        for file in files:
+            out.print(str(file), highlight=False, soft_wrap=True)
+        return
+    for name, rows in scored:
+        table = Table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=name)
+        for row in rows:
+            psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim
+            scores = (f"{row.psnr:.2f}", f"{psnr_gain:+.2f}", f"{row.ssim:.3f}", f"{ssim_gain:+.3f}", f"{row.ms_per_face:.2f}")
+            table.add_row(row.protocol, str(row.n), *scores)
+        out.print(table)
     if json_file is not None:
         fields = ("protocol", "n", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "ms_per_face")
-        report = {"model": engine.card.name, "rows": [{key: getattr(row, key) for key in fields} for row in rows]}
-        write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
+        written = [{"model": name, "rows": [{key: getattr(row, key) for key in fields} for row in rows]} for name, rows in scored]
+        write_bytes(json_file, (json.dumps(written if model == "all" else written[0], indent=2) + "\n").encode())
 
 
 @app.command()

@@ -136,6 +136,19 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
     assert json.loads(report.read_text())["rows"][0]["bicubic_psnr"] == 23.5
 
 
+def test_eval_all_writes_a_report(archive, tmp_path):
+    arguments = ["eval", "all", "--data", str(archive), "--protocol", "unaligned", "--report", str(tmp_path / "report")]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    names = {"scores.json", "report.md", "sheet-unaligned.png", "distribution-unaligned.png"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == names
+    assert all(name in done.stdout for name in names)
+    numbers = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert "lite" in json.dumps(numbers["protocols"]["unaligned"])
+    done = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "rows.json")])
+    assert done.exit_code == 2 and "scores.json" in done.output
+
+
 def test_eval_scores_the_shipped_model_on_an_archive(archive, tmp_path):
     arguments = ["eval", "lite", "--data", str(archive), "--protocol", "camera", "--limit", "3", "--json", str(tmp_path / "rows.json")]
     done = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)

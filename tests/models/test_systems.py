@@ -12,6 +12,7 @@ from fhrt.export.rewrite import rewrite
 from fhrt.models import create, names
 from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d, similarity_theta
 from fhrt.models.tdn import TDN
+from fhrt.runtime import bundle
 
 GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "tdae": (33, 35.5), "mtun": (13.5, 14.1), "lite": (0.5, 1.5)}
 
@@ -152,6 +153,11 @@ def test_the_thetas_of_tdaes_stages_are_composed() -> None:
         theta = model(torch.rand(1, 3, 16, 16)).theta[0]
     total = torch.tensor(sum(angles.values()))
     torch.testing.assert_close(theta[:, 0], torch.stack([total.cos(), total.sin()]))
+
+
+def test_the_runtime_knows_the_same_systems() -> None:
+    """It may not import the networks, whose registry needs torch."""
+    assert set(bundle.SYSTEMS) == set(names())
 
 
 def test_unknown_names_and_hyper_parameters() -> None:

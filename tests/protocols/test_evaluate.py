@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
-from fhrt.protocols import evaluate
+from fhrt.protocols import compare, evaluate
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import bicubic_hr
 
@@ -59,3 +59,23 @@ def test_bad_input(archive: Path, tmp_path: Path) -> None:
 def test_shards_are_read_in_order(archive: Path, faces: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(read_faces(archive, "train"), faces)
     np.testing.assert_array_equal(read_faces(archive, "train", limit=7), faces[:7])
+
+
+def test_systems_side_by_side(archive: Path) -> None:
+    small, large = Bicubic(), Bicubic()
+    for engine, side in ((small, 16), (large, 24)):
+        engine.card = SimpleNamespace(name=f"bicubic{side}", input_size=(side, side), gflops=0.1, parameters=7)
+    seen: list[tuple[int, int]] = []
+    aligned, loose = compare([small, large], archive, ["aligned", "loose"], progress=lambda *at: seen.append(at))
+    assert seen[-1] == (24, 24)
+    for result, side in ((aligned, 16), (loose, 24)):
+        (system,) = result.systems
+        assert system.name == f"bicubic{side}" and system.parameters == 7 and system.ms_per_face > 0
+        np.testing.assert_allclose(system.scores.psnr, result.bicubic.scores.psnr, atol=0.05)
+        assert result.lr.shape == (8, side, side, 3) and result.hr.shape == system.pictures.shape == (8, 8 * side, 8 * side, 3)
+    (row,) = evaluate(small, archive, ["aligned"])
+    assert row.psnr == pytest.approx(aligned.systems[0].scores.psnr.mean()) and row.ssim == pytest.approx(
+        aligned.systems[0].scores.ssim.mean()
+    )
+    with pytest.raises(BadInputError, match="bicubic16 takes 16×16"):
+        compare([small], archive, ["loose"])
