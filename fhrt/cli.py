@@ -140,9 +140,15 @@ def demo(
     out.print(f"{len(result.faces)} faces in {took} -> {output}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def models() -> None:
-    """List the models that come with fhrt."""
+models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that are installed, or add one.")
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
+    """List the models that are installed, or add one."""
+    if context.invoked_subcommand is not None:
+        return
     from fhrt.runtime import list_models
 
     table = Table("model", "input", "output", "scores", "licence")
@@ -154,6 +160,17 @@ def models() -> None:
         )
         table.add_row(card.name, *sizes, escape(scores), escape(card.licence))
     out.print(table)
+
+
+@models_app.command()
+def add(
+    source: Annotated[str, typer.Argument(help="A bundle folder, a zip archive of one, or its http(s) address.", show_default=False)],
+) -> None:
+    """Check a bundle's sha256 and install it for this user."""
+    from fhrt.runtime import install
+
+    card = install(source)
+    out.print(f"{card.name} is installed: {card.title}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 from pydantic import ValidationError
 
 from fhrt.errors import UnknownModelError, WeightsError
@@ -35,16 +37,16 @@ class Bundle:
 
 
 def open_bundle(name: str | Path) -> Bundle:
-    """The bundle of a shipped model's name or of a folder. Raises UnknownModelError or WeightsError."""
-    folder = SHIPPED / str(name)
-    if str(name) not in shipped():
-        if Path(name).is_file():
-            raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt export makes one from a checkpoint)")
-        folder = Path(name)
+    """The bundle of an installed model's name or of a folder. Raises UnknownModelError or WeightsError."""
+    known = installed()
+    folder = known.get(str(name), Path(name))
+    if str(name) not in known:
+        if folder.is_file():
+            raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
         if not folder.is_dir():
             if str(name) in SYSTEMS:
                 raise UnknownModelError(f"{name} has no weights yet; train it: python -m training fit {name} --data DIR")
-            raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(shipped()) or 'none'}")
+            raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
     card = read_card(folder)
     for file, expected in card.sha256.items():
         try:
@@ -71,11 +73,17 @@ def read_card(folder: Path) -> Card:
     return card
 
 
-def shipped() -> list[str]:
-    """Names of the bundles that are installed with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD}"))
+def own_bundles() -> Path:
+    """The user's own folder of bundles: ``FHRT_MODELS``, or the platform's place for an application's data."""
+    return Path(os.environ.get("FHRT_MODELS") or platformdirs.user_data_path("fhrt") / "models")
+
+
+def installed() -> dict[str, Path]:
+    """Name → folder of the bundles that came with the package or were added; one that ships comes first."""
+    folders = [path.parent for place in (own_bundles(), SHIPPED) for path in place.glob(f"[!.]*/{CARD}")]
+    return dict(sorted((folder.name, folder) for folder in folders))
 
 
 def list_models() -> list[Card]:
-    """The cards of all shipped bundles."""
-    return [read_card(SHIPPED / name) for name in shipped()]
+    """The cards of all installed bundles."""
+    return [read_card(folder) for folder in installed().values()]
