@@ -164,7 +164,7 @@ def models(context: typer.Context) -> None:
 
 @models_app.command()
 def add(
-    source: Annotated[str, typer.Argument(help="A bundle folder, a zip archive of one, or its http(s) address.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="A bundle folder, a zip archive of one, or its address.", show_default=False)],
 ) -> None:
     """Check a bundle's sha256 and install it for this user."""
     from fhrt.runtime import install

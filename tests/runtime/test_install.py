@@ -95,7 +95,7 @@ def test_what_is_refused_changes_nothing(mine: Path, tmp_path: Path, server: str
     (tmp_path / "text.zip").write_text("no archive")
     with pytest.raises(WeightsError, match="no zip archive"):
         install(tmp_path / "text.zip")
-    with pytest.raises(WeightsError, match="cannot be had: Not Found"):
+    with pytest.raises(WeightsError, match="cannot be had: File not found"):
         install(f"{server}/nothing.zip?key=secret")
     with pytest.raises(WeightsError, match="cannot be had") as caught:
         install("http://name:secret@127.0.0.1:1/bundle.zip?key=secret")
