@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fhrt.errors import BadInputError, WeightsError
-from fhrt.export.graph import to_onnx
+from fhrt.export.graph import named_outputs, to_onnx
 from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import externalise
 from fhrt.models import create, system
@@ -42,11 +42,12 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     if out.exists() and not (out / CARD).is_file():
         raise BadInputError(f"{out} exists and is not a bundle; it is left alone")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, 3, *lr_size))
+        given = named_outputs(model(torch.zeros(1, 3, *lr_size)))
+    outputs = tuple(name for name in facts.outputs if name in given)  # a row of an ablation may lack some
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        proto = to_onnx(model, lr_size, facts.outputs)
+        proto = to_onnx(model, lr_size, outputs)
         externalise(proto, folder, WEIGHTS)
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
@@ -55,7 +56,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             title=facts.title,
             input_size=lr_size,
             output_size=sr_size,
-            outputs=facts.outputs,
+            outputs=outputs,
             hparams=about.get("hparams", {}),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             gflops=round(counter.get_total_flops() / 1e9, 3),

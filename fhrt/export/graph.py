@@ -128,13 +128,18 @@ class _Outputs(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, lr: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output: ModelOutput = self.model(lr)
-        named: dict[str, torch.Tensor | None] = {"sr": output.sr, "theta": output.theta}
-        if output.heatmaps:
-            named["heatmaps"] = output.heatmaps[-1]
-        named |= dict(zip(("sr_2x", "sr_4x"), output.coarser, strict=False))
-        found = tuple(named[name] for name in self.names)
-        return tuple(each for each in found if each is not None)
+        named = named_outputs(self.model(lr))
+        return tuple(named[name] for name in self.names)
+
+
+def named_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
+    """What a network gives, by the names of `fhrt.runtime.Output`; of the heatmaps the last stack's."""
+    named = {"sr": output.sr} | dict(zip(("sr_2x", "sr_4x"), output.coarser, strict=False))
+    if output.theta is not None:
+        named["theta"] = output.theta
+    if output.heatmaps:
+        named["heatmaps"] = output.heatmaps[-1]
+    return named
 
 
 def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, ...]) -> onnx.ModelProto:

@@ -35,6 +35,7 @@ SYSTEMS = {
     "tdn": System("tdn:TDN", "TDN (Yu & Porikli, AAAI 2017)", ("sr", "theta"), "unaligned"),
     "tdae": System("tdae:TDAE", "TDAE (Yu & Porikli, CVPR 2017)", ("sr", "theta"), "unaligned"),
     "mtun": System("mtun:MTUN", "MTUN (Yu, Fernando, Ghanem, Porikli & Hartley, ECCV 2018)", ("sr", "theta", "heatmaps"), "unaligned"),
+    "csrip": System("csrip:CSRIP", "C-SRIP (Grm, Scheirer & Štruc)", ("sr", "sr_2x", "sr_4x"), "loose", lr_side=24),
 }
 
 

@@ -78,6 +78,19 @@ def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
     assert engine.card.training.endswith("7 steps from the weights of 5 earlier steps")
 
 
+@pytest.mark.parametrize(("hparams", "outputs"), [({}, ("sr", "sr_2x", "sr_4x")), ({"multi_scale": 0}, ("sr",))], ids=str)
+def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[str, ...], tmp_path: Path) -> None:
+    hparams = hparams | {"width": 16}
+    checkpoint.save(tmp_path / "best.safetensors", create("csrip", **hparams).state_dict(), {"model": "csrip", "hparams": hparams})
+    engine = load(export("csrip", tmp_path / "best.safetensors", tmp_path / "csrip"))
+    assert engine.card.outputs == outputs and engine.card.input_size == (24, 24) and engine.card.scale == 8
+    output = engine.run(np.zeros((2, 3, 24, 24), np.float32))
+    sides = {"sr": 192, "sr_2x": 48, "sr_4x": 96}
+    for name in sides:
+        picture = getattr(output, name)
+        assert picture is None if name not in outputs else picture.shape == (2, 3, sides[name], sides[name])
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path, file: str, damage: str) -> None:

@@ -107,18 +107,20 @@ def with_landmarks(archive: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "/" not in name or name.startswith("tdae/")])
 def test_every_recipe_makes_a_step(name: str, archive: Path, tmp_path: Path) -> None:
-    settings = load_recipe(name).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1})
+    small = {"hparams": {"width": 16}} if name == "csrip" else {}  # the whole takes a minute and 4 GB
+    settings = load_recipe(name).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1} | small)
     trainer = Trainer(settings, with_landmarks(archive, tmp_path / "data"), tmp_path / "run")
     terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
     assert all(np.isfinite(value) for value in terms.values()) and trainer.step == 1
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "/" in name and not name.startswith("tdae/")])
-def test_a_row_of_an_ablation_changes_one_thing(name: str) -> None:
+def test_a_row_of_an_ablation_changes_what_it_says(name: str) -> None:
     row, whole = load_recipe(name), load_recipe(name.partition("/")[0])
     changed = {key for key in type(row).model_fields if getattr(row, key) != getattr(whole, key)}
-    assert len(changed) == 1 and changed <= {"hparams", "losses"}
-    create(row.model, **row.hparams)
+    assert changed and changed <= {"hparams", "losses"}
+    assert len(changed) == 1 or name == "csrip/baseline"  # the table starts with another network and another loss
+    create(row.model, **row.hparams | ({"width": 16} if row.model == "csrip" else {}))
 
 
 def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
