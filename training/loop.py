@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fhrt import models
 from fhrt.errors import BadInputError, FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
+from fhrt.models.srgan import SRGANDiscriminator
 from training import checkpoint
 from training.data import Batch, Batches
 from training.faces import load_faces
@@ -73,7 +74,7 @@ class Trainer:
         self.average = checkpoint.plain_state(self.model)
         self.critic: Any = None
         if recipe.losses.adversarial:
-            critic = Discriminator()
+            critic = SRGANDiscriminator() if recipe.discriminator == "srgan" else Discriminator()
             self.critic, self.critic_optimiser = self.fabric.setup(critic, _optimiser(list(critic.parameters()), recipe))
         self.step, self.best, self.best_step = 0, -math.inf, 0
         self.earlier_steps = 0  # of the run whose weights this one began with

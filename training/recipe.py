@@ -60,6 +60,7 @@ class Recipe(Strict):
     stage: str = ""  # the part of the network that is trained, of one that is trained in stages
     mix: Mix
     losses: Losses
+    discriminator: Literal["shared", "srgan"] = "shared"  # of the adversarial term; shared: UR-DGN's, TDN's, TDAE's and MTUN's
     optimiser: Literal["adamw", "rmsprop"] = "adamw"
     lr: Positive = 1e-3
     lr_floor: float = 1e-2  # cosine decay ends at lr × this

@@ -36,6 +36,10 @@ SYSTEMS = {
     "tdae": System("tdae:TDAE", "TDAE (Yu & Porikli, CVPR 2017)", ("sr", "theta"), "unaligned"),
     "mtun": System("mtun:MTUN", "MTUN (Yu, Fernando, Ghanem, Porikli & Hartley, ECCV 2018)", ("sr", "theta", "heatmaps"), "unaligned"),
     "csrip": System("csrip:CSRIP", "C-SRIP (Grm, Scheirer & Štruc)", ("sr", "sr_2x", "sr_4x"), "loose", lr_side=24),
+    "srcnn": System("srcnn:SRCNN", "SRCNN (Dong, Loy, He & Tang, ECCV 2014)", ("sr",), "aligned"),
+    "vdsr": System("vdsr:VDSR", "VDSR (Kim, Lee & Lee, CVPR 2016)", ("sr",), "aligned"),
+    "srgan": System("srgan:SRGAN", "SRGAN (Ledig et al., CVPR 2017)", ("sr",), "aligned"),
+    "lp": System("lp:LP", "Perceptual loss network (Johnson, Alahi & Fei-Fei, ECCV 2016)", ("sr",), "aligned"),
 }
 
 

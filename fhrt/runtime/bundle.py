@@ -16,7 +16,7 @@ from fhrt.runtime.card import Card
 SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
 
-SYSTEMS = ("lite", "urdgn", "tdn", "tdae", "mtun", "csrip")
+SYSTEMS = ("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp")
 """The systems that fhrt has a network for, with or without weights that ship."""
 
 
