@@ -30,6 +30,7 @@ def fit(
     resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
     start: Annotated[Path | None, typer.Option(help="Begin with the fitting weights of this best.safetensors.")] = None,
     features: Annotated[Path | None, typer.Option(help="VGG-19's weights (.pth or .safetensors) for the feature loss.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="Folder with C-SRIP's three identity networks, for its identity term.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share each step (DDP), each with a batch of its own.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
@@ -49,7 +50,7 @@ def fit(
             settings = settings.model_copy(update={"steps": steps})
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
-        trainer = Trainer(settings, data, out, device, devices, limit, features)
+        trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
         if resume:
             trainer.resume()
         elif start is not None:
@@ -61,6 +62,25 @@ def fit(
         typer.echo(f"{len(losses)} steps: the loss went from {first:.4f} to {last:.4f} (means of {few} steps)")
         if not last < first:
             raise typer.Exit(1)
+
+
+@app.command()
+def identity(
+    data: Annotated[Path, typer.Option(help="Folder with the face shards and index.csv.")],
+    scale: Annotated[int, typer.Option(help="Of the pictures that it judges: 2, 4 or 8 times the LR face.")],
+    out: Annotated[Path, typer.Option(help="Folder of the three networks.")] = Path("runs/identity"),
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+) -> None:
+    """Train one of C-SRIP's identity networks."""
+    from training.faces import load_faces
+    from training.identity import train_identity
+
+    with _plain_errors():
+        faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
+        accuracy = train_identity(faces, scale, out, epochs=epochs, device=device)
+    typer.echo(f"accuracy {accuracy:.3f} on faces held back")
 
 
 @app.command()

@@ -19,13 +19,16 @@ from training.recipe import Mix
 
 
 class Batch(NamedTuple):
-    """lr [N, 3, s, s] and hr [N, 3, 8s, 8s] float32 in [-1, 1]; theta [N, 2, 3]; of `Landmarks`, points and visible where known."""
+    """lr [N, 3, s, s] and hr [N, 3, 8s, 8s] float32 in [-1, 1]; theta [N, 2, 3]; of `Landmarks`, points and visible, and of
+    `People`, identity, where known.
+    """
 
     lr: Tensor
     hr: Tensor
     theta: Tensor
     points: Tensor | None = None
     visible: Tensor | None = None
+    identity: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(None if each is None else each.to(device, non_blocking=True) for each in self))  # type: ignore[arg-type]
@@ -48,10 +51,13 @@ def make_batch(faces: FaceSet, mix: Mix, count: int, rng: np.random.Generator) -
         if end > start
     ]
     lr, hr, theta = (torch.cat(part) for part in zip(*map(_tensors, parts), strict=True))
-    if faces.landmarks is None:
-        return Batch(lr, hr, theta)
-    landmarks = faces.landmarks[index].mirrored(mirrored.ravel())
-    return Batch(lr, hr, theta, torch.from_numpy(landmarks.points), torch.from_numpy(landmarks.visible))
+    batch = Batch(lr, hr, theta)
+    if faces.landmarks is not None:
+        landmarks = faces.landmarks[index].mirrored(mirrored.ravel())
+        batch = batch._replace(points=torch.from_numpy(landmarks.points), visible=torch.from_numpy(landmarks.visible))
+    if faces.people is not None:
+        batch = batch._replace(identity=torch.from_numpy(faces.people.identity[index]))
+    return batch
 
 
 def _jitter(faces: NDArray[np.uint8], amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:

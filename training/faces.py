@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -19,17 +20,26 @@ from training.landmarks import Landmarks, read_landmarks
 
 
 @dataclass(frozen=True)
+class People:
+    """identity: ``[N]`` int64, a number from 0 to ``count`` - 1 for each person of the whole split, -1 where nobody knows."""
+
+    identity: NDArray[np.int64]
+    count: int
+
+
+@dataclass(frozen=True)
 class FaceSet:
-    """pictures: ``[N, 192, 192, 3]`` uint8 RGB. landmarks: of the same faces, where a loss needs them."""
+    """pictures: ``[N, 192, 192, 3]`` uint8 RGB. landmarks, people: of the same faces, where a loss needs them."""
 
     pictures: NDArray[np.uint8]
     landmarks: Landmarks | None = None
+    people: People | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
 
-def load_faces(data: Path, split: str, cache: Path, limit: int | None = None, landmarks: bool = False) -> FaceSet:
+def load_faces(data: Path, split: str, cache: Path, limit: int | None = None, landmarks: bool = False, people: bool = False) -> FaceSet:
     """The faces of a split. They are decoded into ``cache`` when they are asked for the first time or when the shards have changed.
 
     Raises BadInputError for what `walk_faces` and `read_landmarks` refuse: a missing shard, a damaged picture, landmarks of other faces.
@@ -41,7 +51,22 @@ def load_faces(data: Path, split: str, cache: Path, limit: int | None = None, la
         _decode(data, split, path)
     pictures = np.load(path, mmap_mode="r")[:limit]
     keys = json.loads(path.with_suffix(".json").read_text())[:limit]
-    return FaceSet(pictures, read_landmarks(data, keys) if landmarks else None)
+    return FaceSet(pictures, read_landmarks(data, keys) if landmarks else None, read_people(data, split, keys) if people else None)
+
+
+def read_people(data: Path, split: str, keys: list[str]) -> People:
+    """Who the faces with these keys are, from ``index.csv``. Raises BadInputError where that is missing, malformed or lacks a face."""
+    path = data / "index.csv"
+    try:
+        with path.open(newline="") as file:
+            known = {row["key"]: int(row["identity"]) for row in csv.DictReader(file) if row["split"] == split}
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInputError(f"{path} cannot be read: {error}") from error
+    missing = [key for key in keys if key not in known]
+    if missing:
+        raise BadInputError(f"{path} does not match the shards: it lacks {len(missing)} of {len(keys)} faces, first {missing[0]}")
+    numbers = {person: number for number, person in enumerate(sorted(person for person in set(known.values()) if person >= 0))}
+    return People(np.array([numbers.get(known[key], -1) for key in keys], np.int64), len(numbers))
 
 
 def _decode(data: Path, split: str, path: Path) -> None:

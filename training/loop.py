@@ -22,6 +22,7 @@ from training import checkpoint
 from training.data import Batch, Batches
 from training.faces import load_faces
 from training.features import FeatureLoss
+from training.identity import IdentityPrior
 from training.losses import discriminator_loss
 from training.objective import Objective
 from training.recipe import Recipe
@@ -47,6 +48,7 @@ class Trainer:
     """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, logs.
 
     device: "cpu", "cuda" or "cuda:1". devices: how many share each step (DDP, each with a batch of its own). features: VGG-19's weights.
+    identity: folder with the three identity networks.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Trainer:
         devices: int = 1,
         limit: int | None = None,
         features: Path | None = None,
+        identity: Path | None = None,
     ) -> None:
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
@@ -69,7 +72,9 @@ class Trainer:
         self.faces, self.validation = self._load(data, limit)
 
         self.model = models.create(recipe.model, **recipe.hparams).to(memory_format=torch.channels_last)
-        objective = Objective(self.model, recipe, FeatureLoss(features) if features is not None and recipe.losses.feature else None)
+        feature_loss = FeatureLoss(features) if features is not None and recipe.losses.feature else None
+        prior = IdentityPrior(identity) if identity is not None and recipe.losses.identity else None
+        objective = Objective(self.model, recipe, feature_loss, prior)
         self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(objective.trained(), recipe))
         self.average = checkpoint.plain_state(self.model)
         self.critic: Any = None
@@ -80,13 +85,16 @@ class Trainer:
         self.earlier_steps = 0  # of the run whose weights this one began with
         if recipe.losses.feature and features is None:
             self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
+        if recipe.losses.identity and identity is None:
+            self.console.print("without the identity term: its networks were not given (--identity FOLDER)", style="yellow")
 
     def _load(self, data: Path, limit: int | None) -> tuple[Any, Validation]:
         """Training and validation faces; the first process decodes, the others wait for it."""
         self.out.mkdir(parents=True, exist_ok=True)
         cache = self.out.parent / "faces"
         with self.fabric.rank_zero_first():
-            faces = load_faces(data, "train", cache, limit, landmarks=self.recipe.losses.heatmap > 0)
+            losses = self.recipe.losses
+            faces = load_faces(data, "train", cache, limit, landmarks=losses.heatmap > 0, people=losses.identity > 0)
             held_back = load_faces(data, "val", cache).pictures[::2]  # every other: the archive is sorted by source
         return faces, Validation(held_back, self.recipe)
 

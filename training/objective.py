@@ -12,6 +12,7 @@ from fhrt.errors import BadInputError
 from fhrt.models.layers import ModelOutput
 from training.data import Batch
 from training.features import FeatureLoss
+from training.identity import IdentityPrior
 from training.landmarks import component_heatmaps
 from training.losses import adversarial_loss, heatmap_loss, picture_losses, theta_loss
 from training.recipe import Recipe
@@ -24,9 +25,11 @@ class Objective(nn.Module):
     a stage of it, which then is all that is trained. Raises BadInputError where the network has no such stage.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, features: FeatureLoss | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, features: FeatureLoss | None = None, identity: IdentityPrior | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.features = network, features
+        self.network, self.features, self.identity = network, features, identity
         self.recipe = recipe
         if recipe.stage:
             if not hasattr(network, "stage") or recipe.stage not in dict(network.named_children()):
@@ -74,6 +77,9 @@ class Objective(nn.Module):
         terms |= picture_losses(sr, hr, weights)
         if self.features is not None:
             terms["feature"] = weights.feature * self.features(sr, hr)
+        if self.identity is not None and batch.identity is not None:
+            pictures = {each.shape[-1] // batch.lr.shape[-1]: each.float() for each in (*output.coarser, sr)}
+            terms["identity"] = weights.identity * self.identity(pictures, batch.identity)
         if critic is not None:
             terms["adversarial"] = weights.adversarial * adversarial_loss(critic(sr))
         return terms, sr

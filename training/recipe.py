@@ -51,6 +51,7 @@ class Losses(Strict):
     theta: float = 0.0
     heatmap: float = 0.0
     feature: float = 0.0
+    identity: float = 0.0
     adversarial: float = 0.0
 
 

@@ -12,7 +12,7 @@ from fhrt import ops
 from fhrt.errors import BadInputError
 from fhrt.models.layers import ModelOutput
 
-SLOPE = 0.2  # of every LeakyReLU: the field's usual one, as in DCGAN; C-SRIP's is not known
+SLOPE = 0.2  # of every LeakyReLU: the field's usual one, as in DCGAN and MTUN
 
 
 class ResidualBlock(nn.Module):
@@ -55,8 +55,9 @@ class CSRIP(nn.Module):
 
     The other hyper-parameters are the rows of the paper's ablation. multi_scale 0: without the branches, ``coarser`` empty. cascade 0: the
     baseline, all 21 residual blocks at 24×24 and the three shuffles after them. Its blocks all have ``width`` channels, with which it takes
-    as many operations as the cascade (106 M parameters): a block of half the channels at twice the side costs the same. The paper gives
-    no width for it. Raises BadInputError for a width that is not a positive multiple of 8.
+    as many operations as the cascade (106 M parameters): a block of half the channels at twice the side costs the same.
+
+    Raises BadInputError for a width that is not a positive multiple of 8.
     """
 
     def __init__(self, width: int = 512, cascade: int = 1, multi_scale: int = 1) -> None:

@@ -1,0 +1,112 @@
+"""The identity networks learn who is who, and judge C-SRIP's pictures without learning from them."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fhrt.errors import BadInputError, WeightsError
+from fhrt.models.squeezenet import SqueezeNet
+from training import checkpoint
+from training.data import make_batch
+from training.faces import FaceSet, People, read_people
+from training.identity import IdentityPrior, at_scale, train_identity
+from training.loop import Trainer
+from training.recipe import load_recipe
+
+
+def write_index(path: Path, people: dict[str, int], split: str = "train") -> None:
+    with (path / "index.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "split", "identity"])
+        writer.writerows((key, split, person) for key, person in people.items())
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    for scale in (2, 4, 8):
+        hparams = {"classes": 3, "size": 24 * scale}
+        about = {"model": "squeezenet", "scale": scale, "hparams": hparams}
+        checkpoint.save(tmp_path / "prior" / f"identity-{scale}x.safetensors", SqueezeNet(**hparams).state_dict(), about)
+    return tmp_path / "prior"
+
+
+def test_people_are_numbered_over_the_whole_split(tmp_path: Path) -> None:
+    write_index(tmp_path, {"a": 70, "b": -1, "c": 9, "d": 70})
+    people = read_people(tmp_path, "train", ["d", "b"])
+    assert people.identity.tolist() == [1, -1] and people.count == 2
+    with pytest.raises(BadInputError, match="lacks 1 of 2 faces, first z"):
+        read_people(tmp_path, "train", ["a", "z"])
+    with pytest.raises(BadInputError, match="first a"):
+        read_people(tmp_path, "val", ["a"])
+    (tmp_path / "index.csv").write_text("key,split\na,train\n")
+    with pytest.raises(BadInputError, match="cannot be read"):
+        read_people(tmp_path, "train", ["a"])
+
+
+def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
+    """Two people: one face with stripes, one with dots, lit at random."""
+    rng = np.random.default_rng(0)
+    faces = np.full((40, 192, 192, 3), 128, np.float32)
+    faces[::2, :, ::24] += 60
+    for x in range(12, 192, 24):
+        for face in faces[1::2]:
+            cv2.circle(face, (x, x), 6, (200, 200, 200), -1)
+    faces += rng.uniform(-20, 20, (40, 1, 1, 1)) + rng.normal(0, 2, faces.shape)
+    made = FaceSet(np.clip(faces, 0, 255).astype(np.uint8), people=People(np.arange(40) % 2, 2))
+    accuracy = train_identity(made, 2, tmp_path, epochs=8, batch=8)
+    assert accuracy == 1.0
+    _, about = checkpoint.load(tmp_path / "identity-2x.safetensors")
+    assert about["hparams"] == {"classes": 2, "size": 48} and about["accuracy"] == 1.0
+
+
+def test_what_cannot_be_learnt(tmp_path: Path, faces: NDArray[np.uint8]) -> None:
+    with pytest.raises(BadInputError, match="fewer than two"):
+        train_identity(FaceSet(faces), 2, tmp_path)
+    with pytest.raises(BadInputError, match="scale must be"):
+        train_identity(FaceSet(faces, people=People(np.arange(12), 12)), 3, tmp_path)
+
+
+def test_the_prior_is_frozen_and_its_gradient_reaches_the_pictures(prior: Path) -> None:
+    judge = IdentityPrior(prior).train()
+    assert not judge.training and not any(parameter.requires_grad for parameter in judge.parameters())
+    pictures = {scale: (torch.rand(2, 3, 24 * scale, 24 * scale) * 2 - 1).requires_grad_() for scale in (2, 4, 8)}
+    loss = judge(pictures, torch.tensor([1, -1]))
+    gradients = torch.autograd.grad(loss, list(pictures.values()))
+    assert all(gradient[0].abs().sum() > 0 and gradient[1].abs().sum() == 0 for gradient in gradients)
+    assert judge(pictures, torch.tensor([-1, -1])) == 0
+    assert at_scale(torch.zeros(1, 3, 192, 192), 4).shape == (1, 3, 96, 96)
+
+
+def test_a_prior_that_does_not_fit(prior: Path) -> None:
+    hparams = {"classes": 4, "size": 96}
+    path = prior / "identity-4x.safetensors"
+    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "scale": 4, "hparams": hparams})
+    with pytest.raises(WeightsError, match="different faces"):
+        IdentityPrior(prior)
+    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "scale": 2, "hparams": hparams})
+    with pytest.raises(WeightsError, match="scale 4"):
+        IdentityPrior(prior)
+    path.unlink()
+    with pytest.raises(WeightsError, match="identity-4x"):
+        IdentityPrior(prior)
+
+
+def test_csrip_with_its_identity_term(prior: Path, archive: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for shard in archive.glob("*.tar"):
+        (data / shard.name).write_bytes(shard.read_bytes())
+    keys = [f"train-{shard:02d}_{number:05d}" for shard, count in ((0, 5), (1, 7)) for number in range(count)]
+    write_index(data, {key: index % 3 for index, key in enumerate(keys)})
+    settings = load_recipe("csrip").model_copy(update={"hparams": {"width": 16}, "batch": 2, "steps": 1})
+    trainer = Trainer(settings, data, tmp_path / "run", identity=prior)
+    frozen = [parameter.clone() for parameter in trainer.objective.module.identity.parameters()]
+    terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
+    assert set(terms) == {"ssim_2x", "ssim_4x", "ssim", "identity"} and terms["identity"] > 0
+    assert all(torch.equal(a, b) for a, b in zip(frozen, trainer.objective.module.identity.parameters(), strict=True))

@@ -1,0 +1,150 @@
+"""C-SRIP's identity networks: trained to tell people apart by what a Gaussian takes away from their faces, then frozen as a prior."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from fhrt.errors import BadInputError, WeightsError
+from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
+from fhrt.protocols.archive import LOOSE
+from training import checkpoint
+from training.faces import FaceSet
+
+LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §IV
+SHIFT = 6  # pixels of the 192×192 face that a random crop moves it by, at most
+HELD_BACK = 4  # an identity with at least so many faces gives one to validation
+
+
+def at_scale(faces: Tensor, scale: int) -> Tensor:
+    """Residual images [N, 3, 24·scale, 24·scale] of faces [N, 3, 192, 192] in [-1, 1]: what the network of that scale looks at."""
+    side = LOOSE * scale // 8
+    if side != faces.shape[2]:
+        faces = F.interpolate(faces, (side, side), mode="bicubic", antialias=True)
+    return residual_image(faces, SIGMAS[scale])
+
+
+class IdentityPrior(nn.Module):
+    """The three frozen networks, from a folder with ``identity-2x.safetensors``, ``-4x`` and ``-8x``: C-SRIP's identity term.
+
+    Raises WeightsError where one is missing or is something else, or where they do not know the same people.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({str(scale): _load(folder / f"identity-{scale}x.safetensors", scale) for scale in SIGMAS})
+        people = {network.classifier.out_features for network in self.networks.values()}  # type: ignore[union-attr]
+        if len(people) > 1:
+            raise WeightsError(f"the identity networks in {folder} were trained on different faces: {sorted(people)} identities")
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> IdentityPrior:
+        """Frozen: stays as it is."""
+        return super().train(False)
+
+    def forward(self, pictures: dict[int, Tensor], identity: Tensor) -> Tensor:
+        """Cross-entropy summed over the scales; pictures: scale → [N, 3, 24·scale, 24·scale]; identity [N], -1 where nobody knows."""
+        if not (identity >= 0).any():
+            return torch.zeros((), device=identity.device)
+        losses = [
+            F.cross_entropy(self.networks[str(scale)](residual_image(picture, SIGMAS[scale])), identity, ignore_index=-1)
+            for scale, picture in pictures.items()
+        ]
+        return torch.stack(losses).sum()
+
+
+def _load(path: Path, scale: int) -> SqueezeNet:
+    tensors, about = checkpoint.load(path)
+    if about.get("model") != "squeezenet" or about.get("scale") != scale:
+        raise WeightsError(f"{path} is not the identity network of scale {scale}")
+    network = SqueezeNet(**about["hparams"])
+    network.load_state_dict(tensors)
+    return network
+
+
+def train_identity(
+    faces: FaceSet, scale: int, out: Path, *, epochs: int = 60, batch: int = 128, patience: int = 10, device: str = "cpu", seed: int = 0
+) -> float:
+    """Train the network of a scale and write ``out/identity-SCALEx.safetensors``; returns its accuracy on faces held back.
+
+    Adam 1e-4, a third of it every 20 epochs, mirrors and random crops, stops after ``patience`` epochs without a better one (C-SRIP
+    §IV). Raises BadInputError for a scale other than 2, 4 and 8, or where fewer than two identities are known.
+    """
+    if scale not in SIGMAS:
+        raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
+    if faces.people is None or faces.people.count < 2:
+        raise BadInputError("fewer than two identities are known")
+    people = faces.people
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    train, held_back = _split(people.identity)
+    network = SqueezeNet(people.count, LOOSE * scale // 8).to(device)
+    optimiser = torch.optim.Adam(network.parameters(), LR)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, DECAY_EPOCHS, DECAY)
+    console, best, best_epoch = Console(), -math.inf, 0
+    for epoch in range(epochs):
+        network.train()
+        order = rng.permutation(train)
+        for start in track(range(0, len(order), batch), f"identity {scale}x, epoch {epoch}", console=console, transient=True):
+            some = order[start : start + batch]
+            logits = network(at_scale(_augmented(faces.pictures[some], rng).to(device), scale))
+            loss = F.cross_entropy(logits, torch.from_numpy(people.identity[some]).to(device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        schedule.step()
+        accuracy = _accuracy(network, faces, held_back, scale, device, batch)
+        console.print(f"epoch {epoch}  loss {loss.item():.3f}  accuracy {accuracy:.3f}")
+        if accuracy > best:
+            best, best_epoch = accuracy, epoch
+            about: dict[str, Any] = {"model": "squeezenet", "scale": scale, "accuracy": accuracy, "epoch": epoch}
+            about["hparams"] = {"classes": people.count, "size": LOOSE * scale // 8}
+            checkpoint.save(out / f"identity-{scale}x.safetensors", network.state_dict(), about)
+        if epoch - best_epoch >= patience:
+            break
+    return best
+
+
+def _split(identity: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to train on, and one row of every identity that has enough of them."""
+    rows = [np.flatnonzero(identity == person) for person in np.unique(identity[identity >= 0])]
+    held_back = np.array([row[-1] for row in rows if len(row) >= HELD_BACK], np.int64)
+    return np.setdiff1d(np.concatenate(rows), held_back), held_back
+
+
+def _augmented(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
+    """[N, 3, 192, 192] in [-1, 1]: mirrored and moved at random, what falls outside reflected."""
+    moved = np.empty_like(pictures)
+    for index, picture in enumerate(pictures):
+        across, down = rng.integers(-SHIFT, SHIFT + 1, 2)
+        padded = np.pad(picture, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "reflect")
+        crop = padded[SHIFT + down : SHIFT + down + LOOSE, SHIFT + across : SHIFT + across + LOOSE]
+        moved[index] = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return _tensor(moved)
+
+
+def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, faces: FaceSet, rows: NDArray[np.int64], scale: int, device: str, batch: int) -> float:
+    if len(rows) == 0:
+        return 0.0
+    assert faces.people is not None
+    network.eval()
+    right = 0
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        logits = network(at_scale(_tensor(faces.pictures[some]).to(device), scale))
+        right += int((logits.argmax(1).cpu().numpy() == faces.people.identity[some]).sum())
+    return right / len(rows)
