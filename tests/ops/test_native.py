@@ -254,6 +254,6 @@ def test_threads_by_default(setting: str, expected: int) -> None:
     """As many as the cores that the process may use, or as FHRT_NUM_THREADS says."""
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from fhrt import ops; print(ops.get_num_threads())"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"FHRT_NUM_THREADS": setting}, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code], env=os.environ | {"FHRT_NUM_THREADS": setting}, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == expected
