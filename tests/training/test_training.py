@@ -222,8 +222,11 @@ def test_two_processes_share_a_step(archive: Path, tmp_path: Path) -> None:
         f"model: lite\nhparams: {SMALL}\nmix: {{unaligned: 1}}\nlosses: {{l1: 1, theta: 1}}\nbatch: 2\nsteps: 3\nlocalise_steps: 1\n"
         "validate_every: 3\n"
     )
-    command = [sys.executable, "-m", "training", "fit", str(tmp_path / "two.yaml"), "--data", str(archive), "--out", str(tmp_path / "run")]
-    done = subprocess.run([*command, "--devices", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # Every process runs this file again. The checkout comes last on the path, so that `fhrt` is the installed package.
+    script = tmp_path / "run.py"
+    script.write_text(f"import sys\nsys.path.append({str(ROOT)!r})\nfrom training.__main__ import app\napp()\n")
+    command = [sys.executable, str(script), "fit", str(tmp_path / "two.yaml"), "--data", str(archive), "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--devices", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     _, about = checkpoint.load(tmp_path / "run" / "best.safetensors")
     assert about["step"] == 3
