@@ -10,14 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fhrt"
 # What each room may import of fhrt, beside itself and errors: the table of docs/architecture.md.
 ARROWS = {
+    "resample": set(),
     "ops": {"_C"},
     "runtime": {"ops"},
     "faces": {"ops"},
     "metrics": {"ops"},
-    "protocols": {"metrics", "runtime", "ops"},
+    "protocols": {"metrics", "runtime", "ops", "resample"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops"},
-    "models": {"ops"},
+    "models": {"ops", "resample"},
     "export": {"models", "runtime", "ops"},
 }
 

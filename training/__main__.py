@@ -84,6 +84,22 @@ def identity(
 
 
 @app.command()
+def dictionary(
+    name: Annotated[str, typer.Argument(help="mnce, lle or lcr.")],
+    data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
+    out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
+    denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors, whose denoiser is taken.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+) -> None:
+    """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
+    from training.dictionary import build_embedding, build_mnce
+
+    with _plain_errors():
+        made = build_mnce(data, out, limit, denoiser=denoiser) if name == "mnce" else build_embedding(name, data, out, limit)
+    typer.echo(made)
+
+
+@app.command()
 def crowd(
     data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("fhrt/assets/crowd.png"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import make_pairs
-from fhrt.protocols.resample import to_uint8
+from fhrt.resample import to_uint8
 from fhrt.results import write_picture
 from fhrt.runtime import Engine
 

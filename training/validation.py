@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fhrt.models.layers import ModelOutput
 from fhrt.protocols.pairs import Pairs, bicubic_hr, make_pairs
-from fhrt.protocols.resample import resize, to_uint8
+from fhrt.resample import resize, to_uint8
 from training.recipe import Recipe
 
 SHEET_FACES = 8

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fhrt.protocols.resample import KERNELS, resample_matrix, to_uint8
+from fhrt.resample import KERNELS, resample_matrix, to_uint8
 
 GAMMA = (0.87, 1.15)
 WHITE_BALANCE = 0.06  # gain of each channel within 1 ± this

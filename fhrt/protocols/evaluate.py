@@ -16,7 +16,7 @@ from fhrt.metrics import fsim, psnr, ssim
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
 from fhrt.protocols.report import ProtocolResult, Scores, SystemResult
-from fhrt.protocols.resample import to_uint8
+from fhrt.resample import to_uint8
 from fhrt.runtime import Engine
 
 SEED = 2018  # of the poses and the camera damage: every model gets the same LR faces

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fhrt.protocols.archive import tight
 from fhrt.protocols.camera import camera
 from fhrt.protocols.pose import PoseRange, random_theta, turn
-from fhrt.protocols.resample import resize, to_uint8
+from fhrt.resample import resize, to_uint8
 
 PROTOCOLS = {"aligned": 16, "unaligned": 16, "noisy": 16, "camera": 16, "loose": 24}
 """Name → side of the LR faces in pixels; the HR faces are 8 times as large."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fhrt.protocols.resample import KERNELS, resample_matrix, resize, to_uint8
+from fhrt.resample import KERNELS, resample_matrix, resize, to_uint8
 
 
 @pytest.mark.parametrize("size", [(16, 16), (37, 23), (200, 300)])

@@ -1,0 +1,184 @@
+"""Dictionaries of the neighbour embeddings (MNCE, LLE, LcR) made from the face shards, and the denoiser that MNCE regularises with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from fhrt.errors import BadInputError
+from fhrt.export.rewrite import rewrite
+from fhrt.models.denoiser import Denoiser, regularise
+from fhrt.models.mnce import MNCE
+from fhrt.models.neighbours import LCR, LLE
+from fhrt.protocols.archive import read_faces
+from fhrt.protocols.pairs import make_pairs
+from fhrt.resample import resize
+from training import checkpoint
+from training.validation import run
+
+EMBEDDINGS: dict[str, type[LLE] | type[LCR]] = {"lle": LLE, "lcr": LCR}
+SIGMA = 50.0  # of the denoiser's Gaussian noise, at most, on [0, 255]
+_CHUNK = 64  # faces at a time
+
+Told = Callable[[int], None]
+
+
+def read_pairs(data: Path, split: str, side: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Aligned faces of a split on [-1, 1]: lr [N, 3, 16, 16] float32 and the truth at ``side``, [N, 3, side, side] float16."""
+    faces = read_faces(data, split, limit)
+    lr, truth = [], torch.empty(len(faces), 3, side, side, dtype=torch.float16)
+    for start in range(0, len(faces), _CHUNK):
+        pairs = make_pairs(faces[start : start + _CHUNK], "aligned", np.random.default_rng(0))
+        hr = pairs.hr.astype(np.float32)
+        lr.append(_unit(pairs.lr))
+        truth[start : start + _CHUNK] = _unit(hr if side == hr.shape[-1] else resize(hr, (side, side)))
+    return torch.cat(lr), truth
+
+
+def train_denoiser(denoiser: Denoiser, faces: Tensor, steps: int, batch: int = 8, seed: int = 0, told: Told | None = None) -> None:
+    """Teach the denoiser Gaussian noise of σ uniform on [0, `SIGMA`] on faces [N, 3, H, W] in [-1, 1], flipped at random.
+
+    Mean squared error, Adam with 1e-3 and a cosine decay; in bf16, which is three times as fast on a CPU that has it. ``told`` gets the
+    number of steps done. Raises BadInputError when there is no face or no step.
+    """
+    if len(faces) == 0 or steps < 1:
+        raise BadInputError(f"the denoiser needs faces and steps, not {len(faces)} and {steps}")
+    random = torch.Generator().manual_seed(seed)
+    denoiser.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(denoiser.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, 1e-5)
+    for step in range(steps):
+        clean = faces[torch.randint(len(faces), (batch,), generator=random)].float()
+        if torch.rand((), generator=random) < 0.5:
+            clean = clean.flip(3)
+        sigma = torch.rand(batch, 1, 1, 1, generator=random) * SIGMA / 127.5
+        noisy = clean + sigma * torch.randn(clean.shape, generator=random)
+        with torch.autocast("cpu", torch.bfloat16):
+            noise = denoiser.layers(noisy.contiguous(memory_format=torch.channels_last))
+        loss = (noisy - noise.float() - clean).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if told is not None:
+            told(step + 1)
+    denoiser.eval()
+
+
+@torch.no_grad()
+def regularise_all(model: MNCE, lr: Tensor, told: Told | None = None) -> Tensor:
+    """f(y) of all faces [N, 3, 16, 16] → [N, 3, side, side] float16, with the denoiser folded and in bf16: half the time."""
+    folded = rewrite(model.denoiser).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def denoise(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return x - folded.layers(x.contiguous(memory_format=torch.channels_last)).float()
+
+    out = torch.empty(len(lr), 3, model.reduction.side, model.reduction.side, dtype=torch.float16)
+    for start in range(0, len(lr), _CHUNK):
+        some = lr[start : start + _CHUNK]
+        out[start : start + _CHUNK] = regularise(some, denoise, model.reduction, model.strength, model.steps)
+        if told is not None:
+            told(start + len(some))
+    return out
+
+
+def build_mnce(
+    data: Path, out: Path, limit: int | None = None, denoiser_steps: int = 1100, denoiser: Path | None = None, seed: int = 0, **hparams: Any
+) -> Path:
+    """Train the denoiser, regularise the training faces, fit MNCE to them; writes ``out/mnce.safetensors`` and returns it.
+
+    limit: training faces to use. denoiser: a file this function wrote before, to take its denoiser in place of training one. hparams: of
+    `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError for hyper-parameters that do not fit, or fewer faces than
+    the dictionary is to hold.
+    """
+    torch.manual_seed(seed)
+    model = MNCE(**hparams).eval()
+    with _bar() as told:
+        told("reading the faces", None)
+        lr, truth = read_pairs(data, "train", model.reduction.side, limit)
+        chosen = _choose(len(lr), model.faces, seed)
+        if denoiser is not None:
+            saved = checkpoint.unpack("denoiser", checkpoint.load(denoiser)[0])
+            model.denoiser.load_state_dict(saved)
+        elif model.steps > 0:
+            train_denoiser(model.denoiser, truth, denoiser_steps, seed=seed, told=told("training the denoiser", denoiser_steps))
+        x = regularise_all(model, lr, told("regularising the faces", len(lr)))
+        told("filling the dictionary", None)
+        model.build(x, truth, chosen)
+    return _save(model, "mnce", data, out, hparams)
+
+
+def build_embedding(name: str, data: Path, out: Path, limit: int | None = None, seed: int = 0, **hparams: Any) -> Path:
+    """Fill the dictionary of the baseline ``name``, "lle" or "lcr"; writes ``out/NAME.safetensors`` and returns it.
+
+    Raises BadInputError for another name, for hyper-parameters that do not fit, or fewer faces than the dictionary is to hold.
+    """
+    if name not in EMBEDDINGS:
+        raise BadInputError(f"name must be one of {', '.join(EMBEDDINGS)}, not {name!r}")
+    model = EMBEDDINGS[name](**hparams).eval()
+    with _bar() as told:
+        told("reading the faces", None)
+        lr, truth = read_pairs(data, "train", model.hr_components.side, limit)
+        chosen = _choose(len(lr), model.faces, seed)
+        told("filling the dictionary", None)
+        model.build(lr[chosen], truth[chosen].float())
+    return _save(model, name, data, out, hparams)
+
+
+def _choose(available: int, wanted: int, seed: int) -> Tensor:
+    """Indices [wanted] int64 of random faces, none twice."""
+    if wanted > available:
+        raise BadInputError(f"the dictionary is to hold {wanted} faces, but there are {available}")
+    return torch.from_numpy(np.random.default_rng(seed).permutation(available)[:wanted])
+
+
+def _unit(pictures: NDArray[Any]) -> Tensor:
+    """[0, 255] of any dtype → [-1, 1] float32."""
+    return torch.from_numpy(np.ascontiguousarray(pictures, dtype=np.float32)).div_(127.5).sub_(1)
+
+
+def _save(model: MNCE | LLE | LCR, name: str, data: Path, out: Path, hparams: dict[str, Any]) -> Path:
+    """Floats in fp16 (the scales of the codes stay float32), codes in uint8, the validation split's PSNR in the description."""
+    lr, hr = _validation_pairs(data)
+    model.load_state_dict({key: _narrow(key, value) for key, value in model.state_dict().items()})
+    sr, _ = run(model, lr, torch.device("cpu"))
+    model.eval()
+    error = ((sr.astype(np.float64) - hr) ** 2).mean(axis=(1, 2, 3))
+    score = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
+    path = out / f"{name}.safetensors"
+    tensors = {key: _narrow(key, value) for key, value in model.state_dict().items()}
+    checkpoint.save(path, tensors, {"model": name, "hparams": hparams, "validation": {"aligned_psnr": score}})
+    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, validation {score:.3f} dB")
+    return path
+
+
+def _validation_pairs(data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    pairs = make_pairs(read_faces(data, "val"), "aligned", np.random.default_rng(0))
+    return pairs.lr, pairs.hr
+
+
+def _narrow(key: str, value: Tensor) -> Tensor:
+    return value.half() if value.dtype == torch.float32 and not key.endswith("scale") else value
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int | None], Told]]:
+    """Gives a function that starts a line of the progress bar (of unknown length for None) and returns what moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+
+        def line(description: str, total: int | None) -> Told:
+            task = progress.add_task(description, total=total)
+            return lambda done: progress.update(task, completed=done)
+
+        yield line
