@@ -11,11 +11,12 @@ ROOT = Path(__file__).parent.parent / "fhrt"
 # What each room may import of fhrt, beside itself and errors: the table of docs/architecture.md.
 ARROWS = {
     "resample": set(),
+    "machine": set(),
     "ops": {"_C"},
     "runtime": {"ops"},
     "faces": {"ops"},
     "metrics": {"ops"},
-    "protocols": {"metrics", "runtime", "ops", "resample"},
+    "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops"},
     "models": {"ops", "resample"},

@@ -5,6 +5,8 @@ A dictionary keeps its components as PCA coefficients in uint8; everything below
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -193,7 +195,7 @@ class Codes(nn.Module):
         return (self.codes.float() - 128) * self.scale
 
 
-class PositionEmbedding(nn.Module):
+class PositionEmbedding(nn.Module, ABC):
     """What LLE and LcR share: each LR patch is written by its nearest in the dictionary, and the HR patches are summed with those weights.
 
     Patches: one per 2×2 LR pixels, with an overlap of one LR pixel (so 4×4); HR patches are reconstructed at ``side`` (and enlarged
@@ -219,9 +221,9 @@ class PositionEmbedding(nn.Module):
         self.inputs.fit(self.lr_components.take(lr))
         self.targets.fit(self.hr_components.take(hr))
 
+    @abstractmethod
     def weights(self, query: Tensor, neighbours: Tensor, squared: Tensor) -> Tensor:
         """Weights [C, N, K] of query [C, N, p] by neighbours [C, N, K, p] at squared distances [C, N, K]; they sum to one."""
-        raise NotImplementedError
 
     def forward(self, lr: Tensor) -> ModelOutput:
         """lr [N, 3, 16, 16] in [-1, 1] → sr [N, 3, 128, 128]."""

@@ -6,13 +6,9 @@ It is drawn from plain arrays and knows no engine; `evaluate` and the command li
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
@@ -21,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt import machine
 from fhrt.errors import BadInputError, MissingExtraError
 from fhrt.metrics import psnr
 from fhrt.metrics.bootstrap import confidence
@@ -217,7 +214,7 @@ def write_report(folder: Path, results: Sequence[ProtocolResult], conditions: Ma
     names = [result.protocol for result in results]
     if not names or len(set(names)) < len(names):
         raise BadInputError(f"results must be of one protocol each, at least one: {', '.join(names) or 'there are none'}")
-    about = {**machine(), **(conditions or {})}
+    about = {**machine.describe(PACKAGES), **(conditions or {})}
     numbers = {"conditions": about, "protocols": {result.protocol: _numbers(result) for result in results}}
     files = {"scores.json": (json.dumps(numbers) + "\n").encode(), "report.md": _markdown(numbers, results).encode()}
     for result in results:
@@ -238,30 +235,6 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise MissingExtraError('the report needs matplotlib: pip install "fhrt[train]"') from error
-
-
-def machine() -> dict[str, object]:
-    """Processor, usable cores, system, versions (None: not installed) and the time (UTC)."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _numbers(result: ProtocolResult) -> dict[str, Any]:
