@@ -23,6 +23,7 @@ from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import make_pairs
 from fhrt.resample import resize
 from training import checkpoint
+from training.faces import describe
 from training.validation import run
 
 EMBEDDINGS: dict[str, type[LLE] | type[LCR]] = {"lle": LLE, "lcr": LCR}
@@ -115,7 +116,7 @@ def build_mnce(
         x = regularise_all(model, lr, told("regularising the faces", len(lr)))
         told("filling the dictionary", None)
         model.build(x, truth, chosen)
-    return _save(model, "mnce", data, out, hparams)
+    return _save(model, "mnce", data, out, hparams, len(lr))
 
 
 def build_embedding(name: str, data: Path, out: Path, limit: int | None = None, seed: int = 0, **hparams: Any) -> Path:
@@ -132,7 +133,7 @@ def build_embedding(name: str, data: Path, out: Path, limit: int | None = None, 
         chosen = _choose(len(lr), model.faces, seed)
         told("filling the dictionary", None)
         model.build(lr[chosen], truth[chosen].float())
-    return _save(model, name, data, out, hparams)
+    return _save(model, name, data, out, hparams, len(lr))
 
 
 def _choose(available: int, wanted: int, seed: int) -> Tensor:
@@ -147,7 +148,7 @@ def _unit(pictures: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures, dtype=np.float32)).div_(127.5).sub_(1)
 
 
-def _save(model: MNCE | LLE | LCR, name: str, data: Path, out: Path, hparams: dict[str, Any]) -> Path:
+def _save(model: MNCE | LLE | LCR, name: str, data: Path, out: Path, hparams: dict[str, Any], used: int) -> Path:
     """Floats in fp16 (the scales of the codes stay float32), codes in uint8, the validation split's PSNR in the description."""
     lr, hr = _validation_pairs(data)
     model.load_state_dict({key: _narrow(key, value) for key, value in model.state_dict().items()})
@@ -157,7 +158,9 @@ def _save(model: MNCE | LLE | LCR, name: str, data: Path, out: Path, hparams: di
     score = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
     path = out / f"{name}.safetensors"
     tensors = {key: _narrow(key, value) for key, value in model.state_dict().items()}
-    checkpoint.save(path, tensors, {"model": name, "hparams": hparams, "validation": {"aligned_psnr": score}})
+    about = {"model": name, "hparams": hparams, "data": describe(data, "train", used), "entries": model.faces}
+    about["validation"] = {"aligned_psnr": score}
+    checkpoint.save(path, tensors, about)
     Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, validation {score:.3f} dB")
     return path
 

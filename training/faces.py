@@ -69,6 +69,16 @@ def read_people(data: Path, split: str, keys: list[str]) -> People:
     return People(np.array([numbers.get(known[key], -1) for key in keys], np.int64), len(numbers))
 
 
+def describe(data: Path, split: str, count: int) -> str:
+    """What a model's card says of its training data: how many faces, and the sources that ``index.csv`` names, if it is there."""
+    try:
+        with (data / "index.csv").open(newline="") as file:
+            sources = sorted({row["source"] for row in csv.DictReader(file) if row["split"] == split})
+    except (OSError, KeyError):
+        sources = []
+    return f"{count:,} faces" + (f" ({', '.join(sources)})" if sources else "")
+
+
 def _decode(data: Path, split: str, path: Path) -> None:
     """Into a file of its own first: a run that is stopped meanwhile leaves no half array behind."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from fhrt.models.discriminator import Discriminator
 from fhrt.models.srgan import SRGANDiscriminator
 from training import checkpoint
 from training.data import Batch, Batches
-from training.faces import load_faces
+from training.faces import describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
 from training.losses import discriminator_loss
@@ -62,6 +62,9 @@ class Trainer:
         features: Path | None = None,
         identity: Path | None = None,
     ) -> None:
+        made = models.system(recipe.model).made
+        if made != "fit":
+            raise BadInputError(f"{recipe.model} has no recipe: python -m training {made} {recipe.model} --data {data}")
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
         self.fabric = _fabric(out, device, devices)
@@ -70,6 +73,7 @@ class Trainer:
         self.recipe, self.out, self.device = recipe, out, self.fabric.device
         self.console = Console(quiet=not self.fabric.is_global_zero)
         self.faces, self.validation = self._load(data, limit)
+        self.data = describe(data, "train", len(self.faces))
 
         self.model = models.create(recipe.model, **recipe.hparams).to(memory_format=torch.channels_last)
         feature_loss = FeatureLoss(features) if features is not None and recipe.losses.feature else None
@@ -219,7 +223,7 @@ class Trainer:
 
     def _about(self) -> dict[str, Any]:
         kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
-        return kept | {"step": self.step, "earlier_steps": self.earlier_steps}
+        return kept | {"step": self.step, "earlier_steps": self.earlier_steps, "data": self.data}
 
     def start_from(self, path: Path) -> int:
         """Begin with the weights of ``path`` (a ``best.safetensors``) that have this network's names and shapes; returns how many."""

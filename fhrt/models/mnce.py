@@ -9,6 +9,7 @@ models.md section 6. Where this differs from the paper, because it validated bet
   cost of one.
 - The layers after it find the K nearest of a compact dictionary, in components that are position patches; the paper's five components are
   the other layout.
+- A neighbour's weight goes to zero toward the K-th (`fading`), so that the picture does not jump when another face becomes it.
 - Components are compared in PCA coefficients, centred on the dictionary's mean.
 """
 
@@ -124,8 +125,8 @@ class MNCE(nn.Module):
         self,
         faces: int = 5200,
         layers: int = 1,
-        neighbours: int = 200,
-        locality: float = 1.0,
+        neighbours: int = 300,
+        locality: float = 0.3,
         features: int = 24,
         targets: int = 16,
         side: int = 64,

@@ -37,33 +37,44 @@ def nearest(queries: Tensor, entries: Tensor, count: int, leave_out: Tensor | No
 
 def gather(entries: Tensor, indices: Tensor) -> Tensor:
     """Rows [C, N, K, p] of ``entries`` [C, M, p] at ``indices`` [C, N, K]."""
-    return entries[torch.arange(len(entries), device=entries.device)[:, None, None], indices]
+    starts = torch.arange(len(entries), device=entries.device)[:, None, None] * entries.shape[1]
+    return F.embedding(indices + starts, entries.flatten(0, 1))
+
+
+def fading(squared: Tensor) -> Tensor:
+    """Squared distances [..., K] that grow without bound toward the largest, so that the neighbour at the border has next to no weight.
+
+    Otherwise the picture jumps, from frame to frame and from processor to processor, whenever another face becomes the K-th nearest.
+    """
+    return squared / (1 - squared / squared.amax(-1, keepdim=True).clamp_min(1e-12)).clamp_min(_FLOOR)
 
 
 def solve(system: Tensor, right: Tensor) -> Tensor:
-    """system⁻¹·right for symmetric positive definite systems [..., K, K], batched.
+    """system⁻¹·right for symmetric positive definite systems [..., n, n], batched.
 
-    By Cholesky: half the work of an LU, and an LU's integer pivots do not survive ``torch.set_flush_denormal(True)``, under which they are
-    taken for denormal floats.
+    Gauss-Jordan elimination, which needs no pivots for these, spelt out because no ONNX operator solves. Each step takes the first row and
+    column away and puts the reduced row at the end: after n of them the rows are back in order.
     """
-    return torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    rows = torch.cat([system, right], -1)
+    for _ in range(system.shape[-1]):
+        first = rows[..., :1, 1:] / rows[..., :1, :1]
+        rows = torch.cat([rows[..., 1:, 1:] - rows[..., 1:, :1] * first, first], -2)
+    return rows
 
 
 def locality_weights(query: Tensor, neighbours: Tensor, squared: Tensor, strength: float) -> Tensor:
     """w* = argmin ‖q − Σ w_k n_k‖² + λ‖d ⊙ w‖² (Jiang et al. 2018, models.md section 6, step 2); the weights need not sum to one.
 
-    query [..., p], neighbours [..., K, p], squared: d² [..., K], strength: λ > 0. Returns [..., K]. With B = D⁻¹N
-    it is D⁻¹(BBᵀ + λI)⁻¹Bq = D⁻¹B(BᵀB + λI)⁻¹q: K equations or p, whichever is fewer.
+    query [..., p], neighbours [..., K, p], squared distances [..., K], of which d² is the `fading`, strength: λ > 0. Returns [..., K]. With
+    B = D⁻¹N it is D⁻¹(BBᵀ + λI)⁻¹Bq = D⁻¹B(BᵀB + λI)⁻¹q: K equations or p, whichever is fewer.
     """
     scale = squared.mean(-1, keepdim=True).clamp_min(1e-12)
-    inverse = (scale / torch.maximum(squared, _FLOOR * scale)).sqrt()[..., None]  # 1/d, in units of the mean distance
-    scaled, ridge = neighbours * inverse, strength * scale
-    small, right = (scaled.mT @ scaled, query[..., None])
+    inverse = (scale / torch.maximum(fading(squared), _FLOOR * scale)).sqrt()[..., None]  # 1/d, in units of the mean distance
+    scaled, ridge = neighbours * inverse, (strength * scale)[..., None]
     if neighbours.shape[-2] <= neighbours.shape[-1]:
-        small, right = scaled @ scaled.mT, scaled @ query[..., None]
-    solution = solve(small + torch.diag_embed(ridge.expand(*small.shape[:-1])), right)
-    if neighbours.shape[-2] > neighbours.shape[-1]:
-        solution = scaled @ solution
+        solution = solve(_add_diagonal(scaled @ scaled.mT, ridge), scaled @ query[..., None])
+    else:
+        solution = scaled @ solve(_add_diagonal(scaled.mT @ scaled, ridge), query[..., None])
     return (inverse * solution)[..., 0]
 
 
@@ -71,13 +82,23 @@ def affine_weights(query: Tensor, neighbours: Tensor, penalty: Tensor) -> Tensor
     """argmin ‖q − Σ w_k n_k‖² + Σ penalty_k w_k² with Σ w_k = 1: the weights of LLE and LcR.
 
     query [..., p], neighbours [..., K, p], penalty [..., K]. Returns [..., K]. (G + P)w = 1 with G the Gram matrix of n_k − q, then scaled.
+    With S = P^−½ and B = S(N − q) it is S(BBᵀ + I)⁻¹S·1 = S(v − B(BᵀB + I)⁻¹Bᵀv), v = S·1: K equations or p, whichever is fewer.
     """
     offsets = neighbours - query[..., None, :]
-    gram = offsets @ offsets.mT
-    trace = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp_min(1e-12)
-    system = gram + torch.diag_embed(penalty + 1e-6 * trace)
-    weights = solve(system, torch.ones_like(penalty)[..., None])[..., 0]
+    least = 1e-6 * offsets.square().sum(-1).mean(-1, keepdim=True).clamp_min(1e-12)
+    inverse = (penalty + least).rsqrt()[..., None]
+    scaled, one = offsets * inverse, torch.ones_like(inverse[..., :1, :])
+    if neighbours.shape[-2] <= neighbours.shape[-1]:
+        solution = solve(_add_diagonal(scaled @ scaled.mT, one), inverse)
+    else:
+        solution = inverse - scaled @ solve(_add_diagonal(scaled.mT @ scaled, one), scaled.mT @ inverse)
+    weights = (inverse * solution)[..., 0]
     return weights / weights.sum(-1, keepdim=True)
+
+
+def _add_diagonal(matrix: Tensor, value: Tensor) -> Tensor:
+    """matrix [..., n, n] + value [..., 1, 1]·I."""
+    return matrix + value * torch.eye(matrix.shape[-1], device=matrix.device)
 
 
 class Components(nn.Module):
@@ -90,6 +111,7 @@ class Components(nn.Module):
     index: Tensor
     inside: Tensor
     share: Tensor
+    places: Tensor
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
@@ -102,6 +124,14 @@ class Components(nn.Module):
         self.register_buffer("index", index[:, :size].contiguous(), persistent=False)
         self.register_buffer("inside", inside[:, :size].contiguous(), persistent=False)
         self.register_buffer("share", flat.gather(1, self.index) * self.inside, persistent=False)
+        # The same map the other way round: where each pixel's contributions stand among all components' numbers, and one that is zero.
+        slots = self.index.flatten() + self.side**2 * (self.inside.flatten() == 0)
+        order = slots.argsort(stable=True)
+        counts = torch.bincount(slots, minlength=self.side**2 + 1)[: self.side**2]
+        nth = torch.arange(int(counts.max()))[:, None]
+        nothing = len(slots)
+        places = torch.cat([order, order.new_tensor([nothing])])[torch.where(nth < counts, counts.cumsum(0) - counts + nth, nothing)]
+        self.register_buffer("places", places, persistent=False)
 
     def take(self, pictures: Tensor) -> Tensor:
         """[N, channels, side, side] → [C, N, channels·D]."""
@@ -111,9 +141,8 @@ class Components(nn.Module):
     def put(self, parts: Tensor) -> Tensor:
         """[C, N, channels·D] → [N, channels, side, side], the components weighted with their shares and summed."""
         shares = parts.unflatten(2, (-1, self.share.shape[1])) * self.share[:, None, None]
-        pictures = shares.new_zeros(parts.shape[1], shares.shape[2], self.side**2)
-        pictures.index_add_(2, self.index.flatten(), shares.permute(1, 2, 0, 3).flatten(2))
-        return pictures.unflatten(2, (self.side, self.side))
+        flat = F.pad(shares.permute(1, 2, 0, 3).flatten(2), (0, 1))
+        return sum((flat[:, :, place] for place in self.places), flat.new_zeros(())).unflatten(2, (self.side, self.side))
 
 
 def position_patches(side: int, stride: int, overlap: int = 0) -> Tensor:
@@ -242,13 +271,14 @@ class LLE(PositionEmbedding):
     that is how papers on faces use it.
     """
 
-    def __init__(self, faces: int = 2000, neighbours: int = 200, targets: int = 64, side: int = 64, ridge: float = 0.01) -> None:
+    def __init__(self, faces: int = 2000, neighbours: int = 300, targets: int = 64, side: int = 64, ridge: float = 0.01) -> None:
         super().__init__(faces, neighbours, targets, side)
         self.ridge = ridge
 
     def weights(self, query: Tensor, neighbours: Tensor, squared: Tensor) -> Tensor:
-        # The trace of the Gram matrix of n_k − q is Σ d².
-        return affine_weights(query, neighbours, self.ridge * squared.mean(-1, keepdim=True).expand_as(squared))
+        # The trace of the Gram matrix of n_k − q is Σ d². What fades is the last neighbours' part only.
+        trace = squared.mean(-1, keepdim=True)
+        return affine_weights(query, neighbours, self.ridge * trace * fading(squared) / squared.clamp_min(1e-12))
 
 
 class LCR(PositionEmbedding):
@@ -257,12 +287,12 @@ class LCR(PositionEmbedding):
     The K nearest take part, not all faces of the dictionary; the others' weights are next to nothing and would cost a system of that size.
     """
 
-    def __init__(self, faces: int = 2000, neighbours: int = 200, targets: int = 64, side: int = 64, locality: float = 0.04) -> None:
+    def __init__(self, faces: int = 2000, neighbours: int = 400, targets: int = 64, side: int = 64, locality: float = 0.02) -> None:
         super().__init__(faces, neighbours, targets, side)
         self.locality = locality
 
     def weights(self, query: Tensor, neighbours: Tensor, squared: Tensor) -> Tensor:
-        return affine_weights(query, neighbours, self.locality * squared)
+        return affine_weights(query, neighbours, self.locality * fading(squared))
 
 
 def enlarge(picture: Tensor, side: int) -> Tensor:

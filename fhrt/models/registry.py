@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,8 @@ from fhrt.errors import BadInputError, UnknownModelError
 class System:
     """What can be said of a system before it is trained.
 
-    home: "module:class". outputs: of its graph, `fhrt.runtime.Output`'s names. protocol: under which its paper reports it.
+    home: "module:class". outputs: of its graph, `fhrt.runtime.Output`'s names. protocol: under which its paper reports it. made: the
+    command of ``python -m training`` that makes it.
     """
 
     home: str
@@ -22,6 +24,7 @@ class System:
     outputs: tuple[str, ...]
     protocol: str
     lr_side: int = 16
+    made: str = "fit"
 
     @property
     def sr_side(self) -> int:
@@ -40,6 +43,9 @@ SYSTEMS = {
     "vdsr": System("vdsr:VDSR", "VDSR (Kim, Lee & Lee, CVPR 2016)", ("sr",), "aligned"),
     "srgan": System("srgan:SRGAN", "SRGAN (Ledig et al., CVPR 2017)", ("sr",), "aligned"),
     "lp": System("lp:LP", "Perceptual loss network (Johnson, Alahi & Fei-Fei, ECCV 2016)", ("sr",), "aligned"),
+    "mnce": System("mnce:MNCE", "Deep denoiser + MNCE (Jiang, Yu, Hu, Tang & Ma, IJCAI 2018)", ("sr",), "aligned", made="dictionary"),
+    "lle": System("neighbours:LLE", "Neighbour embedding, LLE (Chang, Yeung & Xiong, CVPR 2004)", ("sr",), "aligned", made="dictionary"),
+    "lcr": System("neighbours:LCR", "LcR position patches (Jiang, Hu, Wang & Han, 2014)", ("sr",), "aligned", made="dictionary"),
 }
 
 
@@ -55,7 +61,7 @@ def system(name: str) -> System:
     return SYSTEMS[name]
 
 
-def create(name: str, **hparams: int) -> nn.Module:
+def create(name: str, **hparams: Any) -> nn.Module:
     """A freshly initialised network. Raises UnknownModelError, or BadInputError for hyper-parameters that it does not take."""
     module, _, attribute = system(name).home.partition(":")
     try:

@@ -16,8 +16,9 @@ from fhrt.runtime.card import Card
 SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
 
-SYSTEMS = ("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp")
-"""The systems that fhrt has a network for, with or without weights that ship."""
+SYSTEMS = dict.fromkeys(("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp"), "fit")
+SYSTEMS |= dict.fromkeys(("mnce", "lle", "lcr"), "dictionary")
+"""The systems that fhrt has, with or without weights that ship, and the command of ``python -m training`` that makes each."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_bundle(name: str | Path) -> Bundle:
             raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
         if not folder.is_dir():
             if str(name) in SYSTEMS:
-                raise UnknownModelError(f"{name} has no weights yet; train it: python -m training fit {name} --data DIR")
+                raise UnknownModelError(f"{name} has no weights yet; train it: python -m training {SYSTEMS[str(name)]} {name} --data DIR")
             raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
     card = read_card(folder)
     for file, expected in card.sha256.items():

@@ -17,8 +17,9 @@ class Card(BaseModel):
     output_size: tuple[int, int]
     outputs: tuple[str, ...]
     """Names of the graph's outputs: those of `fhrt.runtime.Output` that the network has."""
-    hparams: dict[str, int] = {}
+    hparams: dict[str, bool | int | float | str] = {}
     parameters: int
+    """Of a neighbour embedding: all numbers that it keeps, its dictionary included."""
     gflops: float
     """Of one face, a multiply-add counted as two."""
     training: str

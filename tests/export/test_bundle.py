@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from fhrt.errors import BackendError, BadInputError, UnknownModelError, WeightsError
 from fhrt.export import export
 from fhrt.models import create
+from fhrt.resample import resize
 from fhrt.runtime import load
 from training import checkpoint
 
@@ -89,6 +90,24 @@ def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[s
     for name in sides:
         picture = getattr(output, name)
         assert picture is None if name not in outputs else picture.shape == (2, 3, sides[name], sides[name])
+
+
+@pytest.mark.parametrize("name", ["mnce", "lle", "lcr"])
+def test_the_neighbour_embeddings_export_their_dictionary_too(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    hparams = {"faces": 60, "neighbours": 40, "targets": 16, "side": 32}
+    model = create(name, **hparams)
+    faces = torch.from_numpy(resize(np.random.default_rng(0).uniform(-1, 1, (60, 3, 6, 6)).astype(np.float32), (32, 32)))
+    lr = torch.nn.functional.avg_pool2d(faces, 2)
+    model.build(model.regularise(lr), faces, torch.arange(60)) if name == "mnce" else model.build(lr, faces)  # type: ignore[operator]
+    about = {"model": name, "hparams": hparams, "data": "60 faces (none)", "entries": 60}
+    checkpoint.save(tmp_path / "made.safetensors", model.state_dict(), about)
+    engine = load(export(name, tmp_path / "made.safetensors", tmp_path / name))
+    assert engine.card.training == "60 faces (none), 60 of them in the dictionary"
+    assert engine.run(lr.numpy()).sr.shape == (60, 3, 128, 128)
+    weights = load_file(tmp_path / name / "model.safetensors")
+    assert any(value.dtype == np.uint8 and value.shape[1] == 60 for value in weights.values())
+    assert engine.card.parameters > sum(value.size for value in weights.values() if value.dtype == np.uint8)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.safetensors"])

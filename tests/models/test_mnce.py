@@ -17,10 +17,13 @@ from fhrt.models.neighbours import (
     Codes,
     Components,
     affine_weights,
+    fading,
     five_components,
+    gather,
     locality_weights,
     nearest,
     position_patches,
+    solve,
 )
 from fhrt.resample import resize
 from training import checkpoint
@@ -46,26 +49,56 @@ def test_locality_weights_solve_their_least_squares(count: int) -> None:
     squared = distances(query, neighbours)
     ours = locality_weights(query, neighbours, squared, strength)
     # ‖q − Nᵀw‖² + λ‖d ⊙ w‖² as one tall system of its own
-    tall = torch.cat([neighbours.mT, torch.diag_embed((strength * squared).sqrt())], -2).double()
+    tall = torch.cat([neighbours.mT, torch.diag_embed((strength * fading(squared)).sqrt())], -2).double()
     right = torch.cat([query, torch.zeros(2, 3, count)], -1).double()
     wanted = torch.linalg.lstsq(tall, right[..., None]).solution[..., 0]
     torch.testing.assert_close(ours, wanted.float(), atol=1e-4, rtol=1e-3)
 
 
-def test_affine_weights_solve_theirs() -> None:
+@pytest.mark.parametrize("count", [6, 15])
+def test_affine_weights_solve_theirs(count: int) -> None:
     torch.manual_seed(1)
-    query, neighbours = torch.randn(4, 8), torch.randn(4, 6, 8)
+    query, neighbours = torch.randn(4, 8), torch.randn(4, count, 8)
     penalty = 0.3 * distances(query, neighbours)
     ours = affine_weights(query, neighbours, penalty)
     # w_1 = 1 − the others leaves a free least-squares problem
     base, others = neighbours[:, :1], neighbours[:, 1:] - neighbours[:, :1]
     root = penalty.sqrt()
     rows = torch.diag_embed(root[:, 1:])
-    tall = torch.cat([others.mT, rows, -root[:, :1, None].expand(-1, 1, 5)], 1)
-    right = torch.cat([query - base[:, 0], torch.zeros(4, 5), -root[:, :1]], 1)
+    tall = torch.cat([others.mT, rows, -root[:, :1, None].expand(-1, 1, count - 1)], 1)
+    right = torch.cat([query - base[:, 0], torch.zeros(4, count - 1), -root[:, :1]], 1)
     wanted = torch.linalg.lstsq(tall.double(), right.double()[..., None]).solution[..., 0].float()
     torch.testing.assert_close(ours.sum(1), torch.ones(4))
     torch.testing.assert_close(ours[:, 1:], wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_elimination_solves() -> None:
+    torch.manual_seed(2)
+    half, right = torch.randn(3, 5, 24, 24), torch.randn(3, 5, 24, 2)
+    system = half @ half.mT + 0.1 * torch.eye(24)
+    torch.testing.assert_close(solve(system.double(), right.double()), torch.linalg.solve(system.double(), right.double()))
+    assert (system @ solve(system, right) - right).abs().max() < 1e-2
+
+
+def test_nothing_jumps_when_another_face_becomes_the_last_neighbour() -> None:
+    """On a line through the dictionary a ten times smaller step moves the weighted sum ten times less, at the worst place too."""
+    torch.manual_seed(3)
+    entries, line = torch.randn(1, 40, 8, dtype=torch.float64), torch.randn(2, 8, dtype=torch.float64)
+    embeddings = {
+        "mnce": lambda *given: locality_weights(*given, 0.3),
+        "lle": LLE(faces=40, neighbours=12).weights,
+        "lcr": LCR(faces=40, neighbours=12).weights,
+    }
+    for name, weights in embeddings.items():
+        furthest = []
+        for steps in (2_000, 20_000):
+            share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:, None]
+            queries = ((1 - share) * line[0] + share * line[1])[None]
+            squared, indices = nearest(queries, entries, 12)
+            found = gather(entries, indices)
+            sums = (weights(queries, found, squared)[..., None, :] @ found)[0, :, 0]
+            furthest.append((sums[1:] - sums[:-1]).norm(dim=1).max().item())
+        assert furthest[1] < 0.2 * furthest[0], name
 
 
 def test_weights_survive_flushed_denormals() -> None:

@@ -38,6 +38,11 @@ def test_the_loss_falls(archive: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="training dictionary mnce"):
+        Trainer(recipe(model="mnce", hparams={}), archive, tmp_path)
+
+
 def test_the_localisation_learns_first_when_told(archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(localise_steps=1), archive, tmp_path)
     batches = [make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(n)) for n in range(2)]
