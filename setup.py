@@ -2,7 +2,8 @@
 
 Where nvcc is on the PATH the CUDA kernels are built too; the CUDA runtime is linked statically, so that the module imports on machines
 without CUDA all the same. FHRT_NO_CUDA=1 leaves them out, FHRT_FORCE_CUDA=1 fails where they cannot be built. FHRT_CUDA_ARCHS chooses the
-devices, e.g. "90" or "80;86"; all supported ones when left out.
+devices, e.g. "90" or "80;86"; all supported ones when left out. FHRT_WEIGHTS chooses the bundles of fhrt/weights that the package
+carries, e.g. "lite" or "lite;mnce"; all when left out (the others can be added later: fhrt models add).
 """
 
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.errors import OptionError
 
 ARCHS = "75;80;86;89;90;120"
 # The *_simd.cpp files are compiled once for each of these; csrc/isa.cpp chooses among them when the program runs.
@@ -70,6 +73,20 @@ class BuildExt(build_ext):
         ext.libraries += ["cudart_static", "dl", "rt"]
 
 
+class BuildPy(build_py):
+    """Leaves the bundles out that FHRT_WEIGHTS does not name."""
+
+    def find_data_files(self, package: str, src_dir: str) -> list[str]:
+        files = super().find_data_files(package, src_dir)
+        if package != "fhrt" or "FHRT_WEIGHTS" not in os.environ:
+            return files
+        wanted = set(filter(None, os.environ["FHRT_WEIGHTS"].split(";")))
+        bundles = {file: Path(file).parent.name for file in files if Path(file).parent.parent.name == "weights"}
+        if not wanted <= set(bundles.values()):
+            raise OptionError(f"FHRT_WEIGHTS names {sorted(wanted)}; there are {sorted(set(bundles.values()))}")
+        return [file for file in files if bundles.get(file, "") in wanted | {""}]
+
+
 def _toolkit(nvcc: str) -> str:
     """The toolkit's folder as nvcc itself names it: nvcc on the PATH may be a link or a wrapper."""
     told = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
@@ -80,7 +97,7 @@ def _toolkit(nvcc: str) -> str:
 
 
 setup(
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
     ext_modules=[
         Pybind11Extension(
             "fhrt._C",
