@@ -197,8 +197,10 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write tables, sheets and score distributions to this folder (needs matplotlib).")
     ] = None,
+    recognition: Annotated[Path | None, typer.Option(help="A recognition network (model.onnx), for identity similarity.")] = None,
 ) -> None:
     """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic."""
+    from fhrt.metrics import Recognition
     from fhrt.protocols import compare, write_report
     from fhrt.protocols import evaluate as score
     from fhrt.protocols.report import require_matplotlib
@@ -209,6 +211,9 @@ def evaluate(
         if json_file is not None:
             raise BadInputError("a report has its own scores.json; leave --json out")
         require_matplotlib()
+        judge = None if recognition is None else Recognition(recognition)
+    elif recognition is not None:
+        raise BadInputError("identity similarity is in reports only; add --report FOLDER")
     names = [card.name for card in list_models()] if model == "all" else [model]
     engines = [load(name, backend=backend, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
@@ -218,7 +223,7 @@ def evaluate(
             progress.update(task, completed=done, total=total)
 
         if report is not None:
-            results = compare(engines, data, protocol, limit, advance)
+            results = compare(engines, data, protocol, limit, advance, judge)
             conditions = {"faces": "test", "backend": backend, "threads": threads or "all cores"}
             files = write_report(report, results, conditions)
         else:

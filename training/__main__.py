@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fhrt.errors import FhrtError
+from fhrt.errors import BadInputError, FhrtError
 
 FAST_SECONDS, FAST_FACES = 120.0, 64
 FAST = {"batch": 4, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
@@ -75,12 +75,35 @@ def identity(
 ) -> None:
     """Train one of C-SRIP's identity networks."""
     from training.faces import load_faces
-    from training.identity import train_identity
+    from training.identity import RESIDUALS, train_identity
 
     with _plain_errors():
+        if scale not in RESIDUALS:
+            raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
-        accuracy = train_identity(faces, scale, out, epochs=epochs, device=device)
+        accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, device=device)
     typer.echo(f"accuracy {accuracy:.3f} on faces held back")
+
+
+@app.command()
+def recognition(
+    data: Annotated[Path, typer.Option(help="Folder with the face shards and index.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder of the network and, new, of its graph.")] = Path("runs/recognition"),
+    epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+) -> None:
+    """Train the network that judges identity similarity in reports."""
+    from fhrt.export.recognition import export_recognition
+    from training.faces import load_faces
+    from training.identity import RECOGNITION, load_network, train_identity, verification
+
+    with _plain_errors():
+        train_identity(load_faces(data, "train", out.parent / "faces", limit, people=True), RECOGNITION, out, epochs=epochs, device=device)
+        network = load_network(out, RECOGNITION)
+        folder = export_recognition(network, out / "graph")
+        area = verification(network, load_faces(data, "val", out.parent / "faces", people=True))
+    typer.echo(f"{folder}: tells two pictures of a stranger from pictures of two strangers in {area:.1%} of cases")
 
 
 @app.command()

@@ -1,8 +1,13 @@
-"""C-SRIP's identity networks: trained to tell people apart by what a Gaussian takes away from their faces, then frozen as a prior."""
+"""Networks that tell people apart: C-SRIP's three, which look at what a Gaussian takes away from a face and are then frozen as a prior, and
+the recognition network by which reports say whether a hallucinated face still looks like the person.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from fhrt.errors import BadInputError, WeightsError
+from fhrt.models.recognition import SIDE, shrink
 from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
-from fhrt.protocols.archive import LOOSE
+from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from training import checkpoint
 from training.faces import FaceSet
 
@@ -33,6 +39,24 @@ def at_scale(faces: Tensor, scale: int) -> Tensor:
     return residual_image(faces, SIGMAS[scale])
 
 
+def tight_view(faces: Tensor) -> Tensor:
+    """The central 128×128 of faces [N, 3, 192, 192] as the recognition network looks at it."""
+    return shrink(faces[:, :, MARGIN : MARGIN + TIGHT, MARGIN : MARGIN + TIGHT])
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network looks at: ``look`` makes pictures [N, 3, size, size] of faces [N, 3, 192, 192] in [-1, 1]. name: of its file."""
+
+    name: str
+    size: int
+    look: Callable[[Tensor], Tensor]
+
+
+RESIDUALS = {scale: View(f"identity-{scale}x", LOOSE * scale // 8, partial(at_scale, scale=scale)) for scale in SIGMAS}
+RECOGNITION = View("recognition", SIDE, tight_view)
+
+
 class IdentityPrior(nn.Module):
     """The three frozen networks, from a folder with ``identity-2x.safetensors``, ``-4x`` and ``-8x``: C-SRIP's identity term.
 
@@ -41,7 +65,7 @@ class IdentityPrior(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.networks = nn.ModuleDict({str(scale): _load(folder / f"identity-{scale}x.safetensors", scale) for scale in SIGMAS})
+        self.networks = nn.ModuleDict({str(scale): load_network(folder, view) for scale, view in RESIDUALS.items()})
         people = {network.classifier.out_features for network in self.networks.values()}  # type: ignore[union-attr]
         if len(people) > 1:
             raise WeightsError(f"the identity networks in {folder} were trained on different faces: {sorted(people)} identities")
@@ -62,56 +86,77 @@ class IdentityPrior(nn.Module):
         return torch.stack(losses).sum()
 
 
-def _load(path: Path, scale: int) -> SqueezeNet:
+def load_network(folder: Path, view: View) -> SqueezeNet:
+    """The network of a view that `train_identity` wrote to ``folder``. Raises WeightsError where it is missing or is something else."""
+    path = folder / f"{view.name}.safetensors"
     tensors, about = checkpoint.load(path)
-    if about.get("model") != "squeezenet" or about.get("scale") != scale:
-        raise WeightsError(f"{path} is not the identity network of scale {scale}")
+    if about.get("model") != "squeezenet" or about.get("view") != view.name:
+        raise WeightsError(f"{path} is not the network {view.name}")
     network = SqueezeNet(**about["hparams"])
     network.load_state_dict(tensors)
     return network
 
 
 def train_identity(
-    faces: FaceSet, scale: int, out: Path, *, epochs: int = 60, batch: int = 128, patience: int = 10, device: str = "cpu", seed: int = 0
+    faces: FaceSet, view: View, out: Path, *, epochs: int = 60, batch: int = 128, patience: int = 10, device: str = "cpu", seed: int = 0
 ) -> float:
-    """Train the network of a scale and write ``out/identity-SCALEx.safetensors``; returns its accuracy on faces held back.
+    """Train the network of a view and write ``out/NAME.safetensors``; returns its accuracy on faces held back.
 
     Adam 1e-4, a third of it every 20 epochs, mirrors and random crops, stops after ``patience`` epochs without a better one (C-SRIP
-    §IV). Raises BadInputError for a scale other than 2, 4 and 8, or where fewer than two identities are known.
+    §IV). Raises BadInputError where fewer than two identities are known.
     """
-    if scale not in SIGMAS:
-        raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
     if faces.people is None or faces.people.count < 2:
         raise BadInputError("fewer than two identities are known")
     people = faces.people
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     train, held_back = _split(people.identity)
-    network = SqueezeNet(people.count, LOOSE * scale // 8).to(device)
+    network = SqueezeNet(people.count, view.size).to(device)
     optimiser = torch.optim.Adam(network.parameters(), LR)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, DECAY_EPOCHS, DECAY)
     console, best, best_epoch = Console(), -math.inf, 0
     for epoch in range(epochs):
         network.train()
         order = rng.permutation(train)
-        for start in track(range(0, len(order), batch), f"identity {scale}x, epoch {epoch}", console=console, transient=True):
+        for start in track(range(0, len(order), batch), f"{view.name}, epoch {epoch}", console=console, transient=True):
             some = order[start : start + batch]
-            logits = network(at_scale(_augmented(faces.pictures[some], rng).to(device), scale))
+            logits = network(view.look(_augmented(faces.pictures[some], rng).to(device)))
             loss = F.cross_entropy(logits, torch.from_numpy(people.identity[some]).to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
         schedule.step()
-        accuracy = _accuracy(network, faces, held_back, scale, device, batch)
+        accuracy = _accuracy(network, faces, held_back, view, device, batch)
         console.print(f"epoch {epoch}  loss {loss.item():.3f}  accuracy {accuracy:.3f}")
         if accuracy > best:
             best, best_epoch = accuracy, epoch
-            about: dict[str, Any] = {"model": "squeezenet", "scale": scale, "accuracy": accuracy, "epoch": epoch}
-            about["hparams"] = {"classes": people.count, "size": LOOSE * scale // 8}
-            checkpoint.save(out / f"identity-{scale}x.safetensors", network.state_dict(), about)
+            about: dict[str, Any] = {"model": "squeezenet", "view": view.name, "accuracy": accuracy, "epoch": epoch}
+            about["hparams"] = {"classes": people.count, "size": view.size}
+            checkpoint.save(out / f"{view.name}.safetensors", network.state_dict(), about)
         if epoch - best_epoch >= patience:
             break
     return best
+
+
+@torch.no_grad()
+def verification(network: SqueezeNet, faces: FaceSet, batch: int = 64) -> float:
+    """Area under the ROC curve of the recognition network: how often two pictures of one person are more alike than two of different ones.
+
+    faces: of people that it was not trained on. Raises BadInputError where no two pictures show the same person, or all do.
+    """
+    if faces.people is None:
+        raise BadInputError("nobody knows who these faces are")
+    rows = np.flatnonzero(faces.people.identity >= 0)
+    first, second = np.triu_indices(len(rows), 1)
+    same = faces.people.identity[rows[first]] == faces.people.identity[rows[second]]
+    if same.all() or not same.any():
+        raise BadInputError(f"verification needs pairs of one person and of two, not {same.sum()} of {same.size} pairs of one")
+    network.eval()
+    parts = [network.embedding(tight_view(_tensor(faces.pictures[some]))) for some in np.array_split(rows, -(-len(rows) // batch))]
+    embedding = torch.cat(parts).numpy()
+    alike = (embedding @ embedding.T)[first, second]
+    rank = np.searchsorted(np.sort(alike[~same]), alike[same])  # how many strangers' pairs each pair of one person surpasses
+    return float(rank.mean() / (~same).sum())
 
 
 def _split(identity: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -137,7 +182,7 @@ def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(network: nn.Module, faces: FaceSet, rows: NDArray[np.int64], scale: int, device: str, batch: int) -> float:
+def _accuracy(network: nn.Module, faces: FaceSet, rows: NDArray[np.int64], view: View, device: str, batch: int) -> float:
     if len(rows) == 0:
         return 0.0
     assert faces.people is not None
@@ -145,6 +190,6 @@ def _accuracy(network: nn.Module, faces: FaceSet, rows: NDArray[np.int64], scale
     right = 0
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
-        logits = network(at_scale(_tensor(faces.pictures[some]).to(device), scale))
+        logits = network(view.look(_tensor(faces.pictures[some]).to(device)))
         right += int((logits.argmax(1).cpu().numpy() == faces.people.identity[some]).sum())
     return right / len(rows)

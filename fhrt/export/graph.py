@@ -144,12 +144,24 @@ def named_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
 
 def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, ...]) -> onnx.ModelProto:
     """The graph of a rewritten model with float32 weights inside: input ``lr`` [N, 3, h, w], N free, and the named outputs."""
+    proto = trace(_Outputs(model, outputs), (3, *input_size), "lr", outputs)
+    used = {node.op_type for node in proto.graph.node if node.domain == "fhrt"}
+    for text, name in ((_STN_SAMPLE, "StnSample"), (_SUB_PIXEL_SHUFFLE, "SubPixelShuffle")):
+        if name in used:
+            proto.functions.append(onnx.parser.parse_function(text))
+    if used and "fhrt" not in {entry.domain for entry in proto.opset_import}:
+        proto.opset_import.append(onnx.helper.make_opsetid("fhrt", 1))
+    return proto
+
+
+def trace(model: nn.Module, shape: tuple[int, ...], given: str, outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """torch's graph of a module of one input, named ``given``, [N, *shape] float32, N free."""
     program = torch.onnx.export(
-        _Outputs(model, outputs).eval(),
-        (torch.zeros(2, 3, *input_size),),
+        model.eval(),
+        (torch.zeros(2, *shape),),
         dynamo=True,
         opset_version=OPSET,
-        input_names=["lr"],
+        input_names=[given],
         output_names=list(outputs),
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
         custom_translation_table={
@@ -162,10 +174,4 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, .
     proto = program.model_proto
     for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         part.ClearField("metadata_props")  # the exporter's stack traces: paths of the machine that exported
-    used = {node.op_type for node in proto.graph.node if node.domain == "fhrt"}
-    for text, name in ((_STN_SAMPLE, "StnSample"), (_SUB_PIXEL_SHUFFLE, "SubPixelShuffle")):
-        if name in used:
-            proto.functions.append(onnx.parser.parse_function(text))
-    if used and "fhrt" not in {entry.domain for entry in proto.opset_import}:
-        proto.opset_import.append(onnx.helper.make_opsetid("fhrt", 1))
     return proto

@@ -52,5 +52,5 @@ def walk_faces(data: Path, split: str, limit: int | None = None) -> Iterator[tup
 
 
 def tight(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The central 128×128 of ``[..., 192, 192, 3]`` pictures."""
+    """The central 128×128 of ``[..., 192, 192, 3]`` pictures, faces or what was made of them."""
     return faces[..., MARGIN : MARGIN + TIGHT, MARGIN : MARGIN + TIGHT, :]

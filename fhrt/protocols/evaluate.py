@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fhrt import ops
 from fhrt.errors import BadInputError
-from fhrt.metrics import fsim, psnr, ssim
-from fhrt.protocols.archive import read_faces
+from fhrt.metrics import Recognition, fsim, psnr, ssim
+from fhrt.protocols.archive import TIGHT, read_faces, tight
 from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
 from fhrt.protocols.report import ProtocolResult, Scores, SystemResult
 from fhrt.resample import to_uint8
@@ -75,8 +75,10 @@ def compare(
     protocols: Sequence[str] | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    recognition: Recognition | None = None,
 ) -> list[ProtocolResult]:
-    """Score several models on the same faces, face by face, for `write_report`; as `evaluate` otherwise, and with FSIM.
+    """Score several models on the same faces, face by face, for `write_report`; as `evaluate` otherwise, with FSIM, and with identity
+    similarity where the recognition network is given.
 
     A protocol is scored with the models that take LR faces of its size.
     """
@@ -95,7 +97,10 @@ def compare(
             truth = _pictures(pairs.hr)
             pictures = [_pictures(to_uint8(baseline(pairs))), *(sr for sr, _ in made)]
             for values, picture in zip(scores, pictures, strict=True):
-                values.append(np.stack([psnr(picture, truth), ssim(picture, truth), fsim(picture, truth)]))
+                measured = [psnr(picture, truth), ssim(picture, truth), fsim(picture, truth)]
+                if recognition is not None:
+                    measured.append(recognition.similarity(*(each if each.shape[1] == TIGHT else tight(each) for each in (picture, truth))))
+                values.append(np.stack(measured))
             here = shown[(shown >= start) & (shown < start + len(truth))] - start
             for some, picture in zip(kept, (_pictures(pairs.lr), truth, *pictures), strict=True):
                 some.append(picture[here])

@@ -10,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError, WeightsError
+from fhrt.export.recognition import export_recognition
+from fhrt.metrics import Recognition
+from fhrt.models.recognition import shrink
 from fhrt.models.squeezenet import SqueezeNet
 from training import checkpoint
 from training.data import make_batch
 from training.faces import FaceSet, People, read_people
-from training.identity import IdentityPrior, at_scale, train_identity
+from training.identity import RECOGNITION, RESIDUALS, IdentityPrior, at_scale, load_network, train_identity, verification
 from training.loop import Trainer
 from training.recipe import load_recipe
 
@@ -31,7 +34,7 @@ def prior(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     for scale in (2, 4, 8):
         hparams = {"classes": 3, "size": 24 * scale}
-        about = {"model": "squeezenet", "scale": scale, "hparams": hparams}
+        about = {"model": "squeezenet", "view": f"identity-{scale}x", "hparams": hparams}
         checkpoint.save(tmp_path / "prior" / f"identity-{scale}x.safetensors", SqueezeNet(**hparams).state_dict(), about)
     return tmp_path / "prior"
 
@@ -49,8 +52,8 @@ def test_people_are_numbered_over_the_whole_split(tmp_path: Path) -> None:
         read_people(tmp_path, "train", ["a"])
 
 
-def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
-    """Two people: one face with stripes, one with dots, lit at random."""
+def two_people() -> FaceSet:
+    """Forty faces of two people: one with stripes, one with dots, lit at random."""
     rng = np.random.default_rng(0)
     faces = np.full((40, 192, 192, 3), 128, np.float32)
     faces[::2, :, ::24] += 60
@@ -58,8 +61,11 @@ def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
         for face in faces[1::2]:
             cv2.circle(face, (x, x), 6, (200, 200, 200), -1)
     faces += rng.uniform(-20, 20, (40, 1, 1, 1)) + rng.normal(0, 2, faces.shape)
-    made = FaceSet(np.clip(faces, 0, 255).astype(np.uint8), people=People(np.arange(40) % 2, 2))
-    accuracy = train_identity(made, 2, tmp_path, epochs=8, batch=8)
+    return FaceSet(np.clip(faces, 0, 255).astype(np.uint8), people=People(np.arange(40) % 2, 2))
+
+
+def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
+    accuracy = train_identity(two_people(), RESIDUALS[2], tmp_path, epochs=8, batch=8)
     assert accuracy == 1.0
     _, about = checkpoint.load(tmp_path / "identity-2x.safetensors")
     assert about["hparams"] == {"classes": 2, "size": 48} and about["accuracy"] == 1.0
@@ -67,9 +73,44 @@ def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
 
 def test_what_cannot_be_learnt(tmp_path: Path, faces: NDArray[np.uint8]) -> None:
     with pytest.raises(BadInputError, match="fewer than two"):
-        train_identity(FaceSet(faces), 2, tmp_path)
-    with pytest.raises(BadInputError, match="scale must be"):
-        train_identity(FaceSet(faces, people=People(np.arange(12), 12)), 3, tmp_path)
+        train_identity(FaceSet(faces), RESIDUALS[2], tmp_path)
+    network = SqueezeNet(2, 96)
+    for people in (None, People(np.arange(12), 12), People(np.zeros(12, np.int64), 1)):
+        with pytest.raises(BadInputError):
+            verification(network, FaceSet(faces, people=people))
+
+
+def test_the_recognition_network_from_training_to_similarity(tmp_path: Path) -> None:
+    """Trained, exported and opened by the metric, which gives what torch gives; and how well it tells pairs apart, counted pair by pair."""
+    made = two_people()
+    train_identity(made, RECOGNITION, tmp_path, epochs=6, batch=8)
+    network = load_network(tmp_path, RECOGNITION)
+    judge = Recognition(export_recognition(network, tmp_path / "graph") / "model.onnx")
+    faces = made.pictures[:6, 32:160, 32:160]
+    with torch.no_grad():
+        planes = torch.from_numpy(faces.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+        wanted = network.eval().embedding(shrink(planes)).numpy()
+    np.testing.assert_allclose(judge.embed(faces), wanted, atol=2e-3)  # fp16 weights
+    np.testing.assert_allclose(judge.similarity(faces, faces), 1, atol=1e-5)
+    alike = [
+        judge.similarity(made.pictures[[a], 32:160, 32:160], made.pictures[[b], 32:160, 32:160])[0] for a in range(12) for b in range(a)
+    ]
+    same = np.array([a % 2 == b % 2 for a in range(12) for b in range(a)])
+    counted = np.mean(np.array(alike)[same][:, None] > np.array(alike)[~same])
+    dozen = FaceSet(made.pictures[:12], people=People(np.arange(12) % 2, 2))
+    assert counted > 0.5 and verification(network, dozen) == pytest.approx(counted, abs=0.01)
+    with pytest.raises(BadInputError, match="exists"):
+        export_recognition(network, tmp_path / "graph")
+    for bad in (faces[:, :64], faces.astype(np.float32), faces[0]):
+        with pytest.raises(BadInputError):
+            judge.embed(bad)
+    with pytest.raises(BadInputError, match="6 and 5"):
+        judge.similarity(faces, faces[:5])
+    with pytest.raises(WeightsError, match="training recognition"):
+        Recognition(tmp_path / "nowhere.onnx")
+    (tmp_path / "torn.onnx").write_bytes(b"no graph")
+    with pytest.raises(WeightsError, match=r"torn\.onnx"):
+        Recognition(tmp_path / "torn.onnx")
 
 
 def test_the_prior_is_frozen_and_its_gradient_reaches_the_pictures(prior: Path) -> None:
@@ -86,11 +127,11 @@ def test_the_prior_is_frozen_and_its_gradient_reaches_the_pictures(prior: Path) 
 def test_a_prior_that_does_not_fit(prior: Path) -> None:
     hparams = {"classes": 4, "size": 96}
     path = prior / "identity-4x.safetensors"
-    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "scale": 4, "hparams": hparams})
+    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "view": "identity-4x", "hparams": hparams})
     with pytest.raises(WeightsError, match="different faces"):
         IdentityPrior(prior)
-    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "scale": 2, "hparams": hparams})
-    with pytest.raises(WeightsError, match="scale 4"):
+    checkpoint.save(path, SqueezeNet(**hparams).state_dict(), {"model": "squeezenet", "view": "identity-2x", "hparams": hparams})
+    with pytest.raises(WeightsError, match="not the network identity-4x"):
         IdentityPrior(prior)
     path.unlink()
     with pytest.raises(WeightsError, match="identity-4x"):
