@@ -199,10 +199,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic."""
+    from fhrt.files import write_bytes
     from fhrt.protocols import compare, write_report
     from fhrt.protocols import evaluate as score
     from fhrt.protocols.report import require_matplotlib
-    from fhrt.results import write_bytes
     from fhrt.runtime import list_models, load
 
     if report is not None:

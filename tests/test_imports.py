@@ -12,13 +12,14 @@ ROOT = Path(__file__).parent.parent / "fhrt"
 ARROWS = {
     "resample": set(),
     "machine": set(),
+    "files": set(),
     "ops": {"_C"},
-    "runtime": {"ops"},
+    "runtime": {"ops", "_C", "machine", "files"},
     "faces": {"ops"},
     "metrics": {"ops"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
-    "results": {"faces", "runtime", "ops"},
+    "results": {"faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
     "export": {"models", "runtime", "ops"},
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fhrt import ops
 from fhrt.errors import WeightsError
 from fhrt.runtime.bundle import Bundle
-from fhrt.runtime.plan import Kernel, Plan, Segment, cut
+from fhrt.runtime.plan import Kernel, Segment, Tensor, cut
 
 
 class CutSession:
@@ -19,32 +19,42 @@ class CutSession:
 
     def __init__(self, bundle: Bundle, options: onnxruntime.SessionOptions) -> None:
         self.plan = cut(bundle)
-        self._sessions = [self._open(step, bundle, options) if isinstance(step, Segment) else None for step in self.plan.steps]
-        ends: list[list[str]] = [[] for _ in self.plan.steps]
-        for name, index in self.plan.last_use.items():
-            ends[index].append(name)
-        self._ends = ends
+        self._sessions = [_open(step, bundle, options) if isinstance(step, Segment) else None for step in self.plan.steps]
 
-    @staticmethod
-    def _open(segment: Segment, bundle: Bundle, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(segment.serialize(bundle), options, providers=["CPUExecutionProvider"])
+    def get_outputs(self) -> Sequence[Tensor]:
+        return self.plan.outputs
 
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The graph's outputs of these names."""
         tensors = dict(feeds)
-        for step, session, ends in zip(self.plan.steps, self._sessions, self._ends, strict=True):
+        for index, (step, session) in enumerate(zip(self.plan.steps, self._sessions, strict=True)):
             inputs = {tensor.name: tensors[tensor.name] for tensor in step.inputs}
-            if session is None:
-                tensors[step.outputs[0].name] = run_kernel(step, *inputs.values())
-            else:
+            if isinstance(step, Kernel):
+                tensors[step.output.name] = run_kernel(step, list(inputs.values()))
+            elif session is not None:
                 tensors.update(zip((tensor.name for tensor in step.outputs), session.run(None, inputs), strict=True))
-            for name in ends:
-                del tensors[name]
+            for name in inputs:
+                if self.plan.last_use.get(name) == index:
+                    del tensors[name]
         return [tensors[name] for name in names]
 
 
-def run_kernel(kernel: Kernel, *inputs):
-    a = kernel.attributes
-    if kernel.op == "StnSample":
-        return ops.stn_sample(*inputs, (a["h"], a["w"]), align_corners=bool(a["align_corners"]), padding=a["padding"], upsample=a["upsample"])
-    return ops.pixel_shuffle(*inputs, a["factor"], negative_slope=a.get("negative_slope"))
+def _open(segment: Segment, bundle: Bundle, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(segment.serialize(bundle), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no public base class
+        raise WeightsError(f"{bundle.graph} cannot be opened in pieces: {str(error).splitlines()[0]}") from error
+
+
+def run_kernel(kernel: Kernel, inputs: Sequence[Any], **out: Any) -> Any:
+    """The node's result, in the library whose arrays come in; with ``out`` and ``stream`` by the op's ``_out`` twin."""
+    given, x = kernel.attributes, inputs[0]
+    if kernel.op == "SubPixelShuffle":
+        slope = given.get("negative_slope")
+        if out:
+            return ops.pixel_shuffle_out(x, factor=given["factor"], negative_slope=slope, **out)
+        return ops.pixel_shuffle(x, given["factor"], negative_slope=slope)
+    sampling: dict[str, Any] = {"align_corners": bool(given["align_corners"]), "padding": given["padding"], "upsample": given["upsample"]}
+    if out:
+        return ops.stn_sample_out(x, inputs[1], **out, **sampling)
+    return ops.stn_sample(x, inputs[1], (given["h"], given["w"]), **sampling)

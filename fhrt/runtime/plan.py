@@ -99,11 +99,6 @@ def require_onnx() -> Any:
     return onnx
 
 
-def has_kernels(graph: bytes) -> bool:
-    """Whether a serialised graph may have ``fhrt`` nodes, found out without onnx: their domain is in the bytes."""
-    return DOMAIN.encode() in graph
-
-
 def cut_model(model: ModelProto) -> Plan:
     """See `cut`. The same model gives the same plan; it is not changed."""
     return _Cutter(model).plan()
@@ -183,8 +178,9 @@ class _Cutter:
         graph = helper.make_graph(
             [*before, *nodes],
             f"segment_{number}",
-            *([helper.make_value_info(tensor.name, self.types[tensor.name]) for tensor in side] for side in (inputs, outputs)),
-            initializer=weights,
+            [helper.make_value_info(tensor.name, self.types[tensor.name]) for tensor in inputs],
+            [helper.make_value_info(tensor.name, self.types[tensor.name]) for tensor in outputs],
+            weights,
         )
         opsets = [entry for entry in self.model.opset_import if entry.domain != DOMAIN]
         return Segment(helper.make_model(graph, opset_imports=opsets, ir_version=self.model.ir_version), inputs, outputs)

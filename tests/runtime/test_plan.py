@@ -15,7 +15,7 @@ from fhrt.runtime.cut import CutSession
 from fhrt.runtime.plan import Kernel, Plan, Segment, cut, cut_model
 
 RNG = np.random.default_rng(0)
-SAMPLE = "fhrt.StnSample <h: int = 6, w: int = 5, align_corners: int = {align}, padding: string = \"{padding}\", upsample: int = {up}>"
+SAMPLE = 'fhrt.StnSample <h: int = 6, w: int = 5, align_corners: int = {align}, padding: string = "{padding}", upsample: int = {up}>'
 GRAPHS = {
     "at both ends": ("float[batch, 4, 3, 3] lr", "float[batch, 1, 12, 12] sr", """
         big = fhrt.SubPixelShuffle <factor: int = 2> (lr)
@@ -39,21 +39,21 @@ GRAPHS = {
         big = fhrt.SubPixelShuffle <factor: int = 2> (lr)
         sr = LeakyRelu <alpha = 1.5> (big)
     """, "KS"),
-    "branches, late needs and several outputs": ("float[batch, 4, 3, 4] lr", "float[batch, 4, 6, 5] sr, float[batch, 2, 3] theta, float[batch, 4, 6, 5] other", """
+    "branches, late needs and several outputs": (
+        "float[batch, 4, 3, 4] lr", "float[batch, 4, 6, 5] sr, float[batch, 2, 3] theta, float[batch, 4, 6, 5] other", f"""
         mean = GlobalAveragePool (lr)
         four = Flatten (mean)
         six = MatMul (four, weight)
-        shape = Constant <value = int64[3] {0, 2, 3}> ()
+        shape = Constant <value = int64[3] {{0, 2, 3}}> ()
         theta = Reshape (six, shape)
-        left = %s (lr, theta)
+        left = {SAMPLE.format(align=0, padding="zeros", up=2)} (lr, theta)
         bent = Neg (left)
         turned = Mul (theta, half)
-        right = %s (lr, turned)
+        right = {SAMPLE.format(align=1, padding="border", up=1)} (lr, turned)
         both = Add (bent, right)
         other = Add (both, offset)
-        sr = %s (both, theta)
-    """ % (SAMPLE.format(align=0, padding="zeros", up=2), SAMPLE.format(align=1, padding="border", up=1),
-           SAMPLE.format(align=1, padding="zeros", up=3)), "SKKSK"),
+        sr = {SAMPLE.format(align=1, padding="zeros", up=3)} (both, theta)
+    """, "SKKSK"),
     "a stretch waits for the kernels that can run first": ("float[batch, 16, 2, 2] lr", "float[batch, 5, 8, 8] sr", """
         first = fhrt.SubPixelShuffle <factor: int = 2> (lr)
         scaled = Resize <mode = "nearest"> (first, , scales)
