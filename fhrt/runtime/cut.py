@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from fhrt import ops
 from fhrt.errors import WeightsError
 from fhrt.runtime.bundle import Bundle
-from fhrt.runtime.plan import Kernel, Segment, Tensor, cut
+from fhrt.runtime.plan import Kernel, Plan, Segment, Tensor, cut
 
 
 class CutSession:
     """As much of `onnxruntime.InferenceSession` as `fhrt.runtime.ort` uses. The kernels take `fhrt.ops.get_num_threads` threads."""
 
-    def __init__(self, bundle: Bundle, options: onnxruntime.SessionOptions) -> None:
-        self.plan = cut(bundle)
+    def __init__(self, bundle: Bundle, options: onnxruntime.SessionOptions, plan: Plan | None = None) -> None:
+        self.plan = cut(bundle) if plan is None else plan
         self._sessions = [_open(step, bundle, options) if isinstance(step, Segment) else None for step in self.plan.steps]
 
     def get_outputs(self) -> Sequence[Tensor]:

@@ -39,14 +39,18 @@ class Segment:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    def serialize(self, bundle: Bundle) -> bytes:
-        """The model with its weights inside. Raises WeightsError."""
+    def serialize(self, bundle: Bundle, batch: int | None = None) -> bytes:
+        """The model with its weights inside, and with ``batch`` for exactly so many faces."""
         from onnx import ModelProto
         from onnx.external_data_helper import load_external_data_for_model
 
         model = ModelProto()
         model.CopyFrom(self.model)
         load_external_data_for_model(model, str(bundle.folder))
+        if batch is not None:
+            for value, tensor in zip(model.graph.input, self.inputs, strict=True):
+                for axis, size in zip(value.type.tensor_type.shape.dim, tensor.at(batch), strict=True):
+                    axis.dim_value = size
         return model.SerializeToString()
 
 
