@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fhrt.errors import MissingExtraError, WeightsError
 from fhrt.runtime.bundle import Bundle
 
@@ -40,13 +42,14 @@ class Segment:
     outputs: tuple[Tensor, ...]
 
     def serialize(self, bundle: Bundle, batch: int | None = None) -> bytes:
-        """The model with its weights inside, and with ``batch`` for exactly so many faces."""
+        """The model with its weights inside, those that it casts to float32 already so, and with ``batch`` for exactly so many faces."""
         from onnx import ModelProto
         from onnx.external_data_helper import load_external_data_for_model
 
         model = ModelProto()
         model.CopyFrom(self.model)
         load_external_data_for_model(model, str(bundle.folder))
+        _fold_casts(model)
         if batch is not None:
             for value, tensor in zip(model.graph.input, self.inputs, strict=True):
                 for axis, size in zip(value.type.tensor_type.shape.dim, tensor.at(batch), strict=True):
@@ -230,3 +233,20 @@ def _take(waiting: list[NodeProto], done: set[str], kernels: bool) -> tuple[list
         else:
             rest.append(node)
     return taken, rest
+
+
+def _fold_casts(model: ModelProto) -> None:
+    """Casts of weights done ahead: TensorRT wants a convolution's weights to be constants."""
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in halves and node.attribute[0].i == TensorProto.FLOAT]
+    for node in casts:
+        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

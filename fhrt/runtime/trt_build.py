@@ -1,4 +1,4 @@
-"""An ONNX model to a serialised TensorRT engine, on 8.6, 10 and 11. Features are asked for by name: their numbers differ between versions."""
+"""An ONNX model to a TensorRT engine, on 8.6, 10 and 11. Features are asked for by name: they and their numbers differ between these."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def build(model: bytes, precision: str, timings: bytes, log: Log, progress: Prog
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, WORKSPACE)
     sources = [getattr(tensorrt.TacticSource, name) for name in BUNDLED_TACTICS if hasattr(tensorrt.TacticSource, name)]
-    config.set_tactic_sources(sum(1 << int(source) for source in sources))
+    if sources:
+        config.set_tactic_sources(sum(1 << int(source) for source in sources))
     for name in flags(precision):
         change = config.clear_flag if name.startswith("-") else config.set_flag
         change(getattr(tensorrt.BuilderFlag, name.removeprefix("-")))
@@ -100,15 +101,15 @@ def build(model: bytes, precision: str, timings: bytes, log: Log, progress: Prog
 
 def _keep_float32(network: Any) -> None:
     """Where precision is a flag, layers that the graph has in float32 beside fp16 ones are to stay so."""
-    floats = (tensorrt.float32, tensorrt.float16)
+    single, half = tensorrt.DataType.FLOAT, tensorrt.DataType.HALF
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dtypes = [{layer.get_output(index).dtype for index in range(layer.num_outputs)} for layer in layers]
-    if not any(tensorrt.float16 in each for each in dtypes):
+    if not any(half in each for each in dtypes):
         return
     for layer, each in zip(layers, dtypes, strict=True):
         inputs = {layer.get_input(index).dtype for index in range(layer.num_inputs) if layer.get_input(index) is not None}
-        if each == {tensorrt.float32} and inputs & set(floats) == {tensorrt.float32}:
-            layer.precision = tensorrt.float32
+        if each == {single} and inputs & {single, half} == {single}:
+            layer.precision = single
 
 
 def _monitor(progress: Progress) -> Any:
