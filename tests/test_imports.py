@@ -44,7 +44,7 @@ def test_imports_point_one_way(room: str) -> None:
         assert imported_rooms(path) <= ARROWS[room] | {room, "errors"}, path.name
 
 
-NEEDS_TORCH = ("models/", "export/", "ops/torch.py")
+NEEDS_TORCH = ("models/", "export/", "ops/torch.py", "runtime/torch_")
 
 
 def test_torch_is_imported_only_where_it_belongs() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +28,12 @@ BACKENDS = {
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 PLANS = ("auto", "whole", "cut")
+LOG = logging.getLogger("fhrt")
 MAX_BATCH = 32
 """Faces that a backend takes at once; larger batches are cut up, so that memory stays bounded."""
+
+BUCKETS = (1, 2, 4, 8, 16, MAX_BATCH)
+"""Batch sizes of the GPU backends: a batch is padded up to the next."""
 
 PlanMode = Literal["auto", "whole", "cut"]
 
@@ -103,6 +108,49 @@ def load(
     """
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
+    options = _checked(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
+    bundle = open_bundle(name)
+    candidates = _candidates(bundle, options) if backend == "auto" else (backend,)
+    refused: list[str] = []
+    for each in candidates:
+        module, _, function = BACKENDS[each].partition(":")
+        try:
+            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(bundle, options)
+        except (BackendError, MissingExtraError) as error:
+            if len(candidates) == 1:
+                raise
+            refused.append(f"{each}: {error}")
+        else:
+            for reason in refused:
+                LOG.warning("%s runs %s, because not %s", each, bundle.card.name, reason)
+            return engine
+    raise BackendError(f"nothing here runs device={device!r}, precision={precision!r}, plan={plan!r} ({'; '.join(refused)})")
+
+
+def build(
+    name: str | Path,
+    *,
+    device: str = "cuda",
+    precision: str = "auto",
+    batches: Sequence[int] = BUCKETS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[int, ...]:
+    """Build a model's TensorRT engines for these batch sizes (of `BUCKETS`) or find them built; returns the sizes that fit the device.
+
+    progress: called with what is done, the steps done and their number. Raises UnknownModelError, WeightsError, BackendError,
+    MissingExtraError.
+    """
+    if not batches or not set(batches) <= set(BUCKETS):
+        raise BackendError(f"engines are built for batches of {', '.join(map(str, BUCKETS))}, not {', '.join(map(str, batches)) or 'none'}")
+    options = _checked(device, precision)
+    bundle = open_bundle(name)
+    from fhrt.runtime.trt import TensorRTEngine
+
+    return TensorRTEngine(bundle, options, batches, progress).batches
+
+
+def _checked(device: str, precision: str, threads: int | None = None, plan: PlanMode = "auto", may_build: bool = True) -> Options:
+    """The options. Raises BackendError for a word or number that means nothing."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise BackendError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:N")
     for what, wanted, possible in (("precision", precision, PRECISIONS), ("plan", plan, PLANS)):
@@ -110,19 +158,7 @@ def load(
             raise BackendError(f"unknown {what} {wanted!r}; there are: {', '.join(possible)}")
     if threads is not None and threads < 1:
         raise BackendError(f"threads must be at least 1, not {threads}")
-    bundle, options = open_bundle(name), Options(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
-    candidates = _candidates(bundle, options) if backend == "auto" else (backend,)
-    refused = []
-    for each in candidates:
-        module, _, function = BACKENDS[each].partition(":")
-        try:
-            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(bundle, options)
-            return engine
-        except (BackendError, MissingExtraError) as error:
-            if len(candidates) == 1:
-                raise
-            refused.append(f"{each}: {error}")
-    raise BackendError(f"nothing here runs device={device!r}, precision={precision!r}, plan={plan!r} ({'; '.join(refused)})")
+    return Options(device, precision, threads, plan, may_build)
 
 
 def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
@@ -130,11 +166,11 @@ def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
     device = options.device.partition(":")[0]
     if device == "cpu" or options.plan != "auto":
         return ("onnxruntime",)
-    if device == "cuda":
+    if device == "cuda" or options.precision == "fp16":
         return ("tensorrt", "torch", "onnxruntime-cuda")
     from fhrt.runtime.engine_cache import has_engines
 
-    return ("tensorrt", "onnxruntime") if has_engines(bundle) else ("onnxruntime", "tensorrt", "torch")
+    return ("tensorrt", "onnxruntime") if has_engines(bundle) else ("onnxruntime",)
 
 
 def join(parts: Sequence[Output]) -> Output:

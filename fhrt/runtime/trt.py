@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -26,22 +26,17 @@ from fhrt.runtime import trt_build
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import run_kernel
-from fhrt.runtime.engine import Options, Output, check_lr, join
+from fhrt.runtime.engine import BUCKETS, Options, Output, check_lr, join
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
 from fhrt.runtime.half import halve
 from fhrt.runtime.ort import OrtEngine
 from fhrt.runtime.plan import Kernel, Plan, Segment, Tensor, cut
 
 LOG = logging.getLogger("fhrt")
-BUCKETS = (1, 2, 4, 8, 16, 32)
-"""Batch sizes that there are engines for: a batch is padded up to the next, a larger one cut up."""
-
 PARITY_DB = {"fp32": 70.0, "fp16": 50.0, "int8": 40.0}
 """PSNR (range 2) that an engine's picture must have against ONNX Runtime's of the same bundle."""
 
 DTYPES = {"float32": tensorrt.DataType.FLOAT, "float16": tensorrt.DataType.HALF}
-
-Report = Callable[[str, int, int], None]
 
 
 def open_engine(bundle: Bundle, options: Options) -> TensorRTEngine:
@@ -53,7 +48,9 @@ def open_engine(bundle: Bundle, options: Options) -> TensorRTEngine:
 class TensorRTEngine:
     """``batches``: sizes to build and open; default see `open_engine`. progress: told of each step of building. Raises BackendError."""
 
-    def __init__(self, bundle: Bundle, options: Options, batches: Sequence[int] | None = None, progress: Report | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, options: Options, batches: Sequence[int] | None = None, progress: trt_build.Progress | None = None
+    ) -> None:
         if not hasattr(_C, "cuda"):
             raise BackendError("backend tensorrt: fhrt was built without CUDA; install it again where nvcc is on the PATH")
         self._card, self._bundle, self._index = bundle.card, bundle, options.device_index
@@ -138,7 +135,7 @@ class _Builder:
     gpu: str
     capability: str
     log: trt_build.Log
-    progress: Report | None
+    progress: trt_build.Progress | None
     cache: EngineCache = field(default_factory=EngineCache)
 
     def models(self, batch: int) -> list[tuple[EngineKey, bytes]]:
@@ -185,7 +182,7 @@ class _Builder:
         return [opened[key.digest] for key in keys], keys
 
 
-def _named(progress: Report, what: str) -> Report:
+def _named(progress: trt_build.Progress, what: str) -> trt_build.Progress:
     return lambda phase, done, total: progress(f"{what}: {phase}", done, total)
 
 

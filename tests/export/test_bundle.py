@@ -68,13 +68,15 @@ def test_any_number_of_faces(bundle: Path) -> None:
 
 
 def check_pieces(bundle: Path) -> None:
-    """Cut at its nodes, the graph gives what it gives whole."""
+    """Cut at its nodes, the graph gives what it gives whole, by ONNX Runtime and by torch."""
     whole, pieces = (load(bundle, plan=plan) for plan in ("whole", "cut"))
+    by_torch = load(bundle, backend="torch", device="cpu")
     for count in (1, 3):
         lr = np.random.default_rng(count).uniform(-1, 1, (count, 3, *whole.card.input_size)).astype(np.float32)
         for name, expected in vars(whole.run(lr)).items():
             if expected is not None:
                 np.testing.assert_allclose(getattr(pieces.run(lr), name), expected, atol=1e-5)
+                np.testing.assert_allclose(getattr(by_torch.run(lr), name), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["urdgn", "tdn", "tdae", "mtun"])
