@@ -74,15 +74,14 @@ class TorchEngine:
 
     @torch.no_grad()
     def _execute(self, tensors: Tensors) -> Tensors:
-        """The plan's steps on the current stream; float32 is float32, not TF32."""
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            for index, (step, work) in enumerate(zip(self.plan.steps, self._steps, strict=True)):
-                inputs = [tensors[tensor.name] for tensor in step.inputs]
-                results = work(*inputs) if isinstance(work, TorchSegment) else [run_kernel(work, inputs)]
-                tensors |= zip((tensor.name for tensor in step.outputs), results, strict=True)
-                for tensor in step.inputs:
-                    if self.plan.last_use.get(tensor.name) == index:
-                        tensors.pop(tensor.name, None)
+        """The plan's steps, on a device on the current stream."""
+        for index, (step, work) in enumerate(zip(self.plan.steps, self._steps, strict=True)):
+            inputs = [tensors[tensor.name] for tensor in step.inputs]
+            results = work(*inputs) if isinstance(work, TorchSegment) else [run_kernel(work, inputs)]
+            tensors |= zip((tensor.name for tensor in step.outputs), results, strict=True)
+            for tensor in step.inputs:
+                if self.plan.last_use.get(tensor.name) == index:
+                    tensors.pop(tensor.name, None)
         return {tensor.name: tensors[tensor.name] for tensor in self.plan.outputs}
 
 
@@ -92,7 +91,8 @@ class _Bucket:
     def __init__(self, engine: TorchEngine, batch: int) -> None:
         (lr,) = engine.plan.inputs
         self._stream = torch.cuda.Stream(engine.device)
-        with torch.cuda.device(engine.device), torch.cuda.stream(self._stream):
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)  # float32 is float32
+        with torch.cuda.device(engine.device), torch.cuda.stream(self._stream), exact:
             self._host = torch.zeros(lr.at(batch), pin_memory=True)
             self._lr = torch.zeros(lr.at(batch), device=engine.device)
             for _ in range(2):  # cuDNN chooses its algorithms, the kernels are loaded

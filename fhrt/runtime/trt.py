@@ -73,6 +73,8 @@ class TensorRTEngine:
                         raise BackendError(f"{self.gpu} has too little memory for a batch of {batch}: {error}") from error
                     LOG.warning("%s has too little memory for batches of %d; %d is the largest now", self.gpu, batch, self.batches[-1])
                     break
+                except cupy.cuda.runtime.CUDARuntimeError as error:
+                    raise BackendError(f"{self.gpu}, batch of {batch}: {error}") from error
 
     @property
     def card(self) -> Card:
