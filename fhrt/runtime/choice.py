@@ -14,7 +14,7 @@ from fhrt.errors import BadInputError
 from fhrt.files import cache_folder, write_bytes
 from fhrt.runtime.bundle import Bundle
 
-BUDGET = 0.3  # seconds that measuring may take, so that opening a model stays quick
+BUDGET = 0.3  # seconds that measuring takes, or twice that where two calls need it: opening a model stays quick
 GAIN = 0.97  # the other way must take less than this part of the usual one's time: closer than that is chance
 
 Way = TypeVar("Way")
@@ -24,7 +24,7 @@ def quicker(what: str, bundle: Bundle, makers: Mapping[str, Callable[[], Way]], 
     """The way that ``call`` runs through sooner. makers: name → what makes it, two of them, the usual one first.
 
     Remembered for ``what`` (the backend and its settings), this bundle, this machine and these versions, in `cache_folder`; a cache that
-    cannot be read or written only means measuring again. A usual way that takes more than half of `BUDGET` is taken as it is.
+    cannot be read or written only means measuring again. A usual way that takes more than `BUDGET` is taken as it is.
     """
     about = machine.describe(("fhrt", "numpy", "onnx", "onnxruntime"))
     about.pop("time")
@@ -66,6 +66,6 @@ def _measure(makers: Mapping[str, Callable[[], Way]], call: Callable[[Way], obje
             call(ways[name])
             times[name].append(perf_counter() - start)
             spent += times[name][-1]
-            if spent > BUDGET / 2 and not times[other]:
+            if spent > BUDGET and not times[other]:
                 return usual, times, ways
     return (other if min(times[other]) < GAIN * min(times[usual]) else usual), times, ways

@@ -18,6 +18,8 @@ from fhrt.runtime.cut import CutSession
 from fhrt.runtime.engine import MAX_BATCH, Options, Output, check_lr, join
 from fhrt.runtime.plan import DOMAIN, require_onnx
 
+LARGEST_CUT = 60  # GFLOP per face: beyond, a single call takes seconds, and the kernels are a few percent of it
+
 Session: TypeAlias = onnxruntime.InferenceSession | CutSession
 
 
@@ -50,7 +52,7 @@ def open_cpu(bundle: Bundle, options: Options) -> OrtEngine:
     if options.plan != "auto":
         return OrtEngine(bundle, makers[options.plan]())
     if not _may_be_cut(bundle, threads):
-        return OrtEngine(bundle)
+        return OrtEngine(bundle, makers["whole"]())
     names, size = list(bundle.card.outputs), (1, 3, *bundle.card.input_size)
     lr = np.linspace(-1, 1, np.prod(size), dtype=np.float32).reshape(size)
     session = choice.quicker(f"onnxruntime, threads={threads}", bundle, makers, lambda each: each.run(names, {"lr": lr}))
@@ -104,8 +106,10 @@ def _on_device(bundle: Bundle, options: Options, provider: str, settings: dict[s
 
 
 def _may_be_cut(bundle: Bundle, threads: int | None) -> bool:
-    """Whether cutting is possible and would keep to ``threads``: the kernels' threads are fhrt's own, and set for the whole process."""
-    if DOMAIN.encode() not in bundle.graph.read_bytes() or (threads is not None and ops.get_num_threads() > threads):
+    """Whether cutting is possible, worth a measurement, and would keep to ``threads``: the kernels' are set for the whole process."""
+    if DOMAIN.encode() not in bundle.graph.read_bytes() or bundle.card.gflops > LARGEST_CUT:
+        return False
+    if threads is not None and ops.get_num_threads() > threads:
         return False
     try:
         require_onnx()
