@@ -27,6 +27,8 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 def model(
     name: Annotated[str, typer.Argument(help="A shipped model or a bundle folder.")] = "lite",
     batch: Annotated[list[int], typer.Option(min=1, help="Faces per call; repeatable.")] = [1, 4, 16],  # noqa: B006
+    backend: Annotated[str, typer.Option(help="Of the engine; the plain session stays on the CPU.")] = "onnxruntime",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Threads = CORES,
     runs: Runs = 100,
     warmup: Warmup = 10,
@@ -39,7 +41,7 @@ def model(
     from benchmarks import models
 
     try:
-        rows, picture = models.measure(name, batch, threads=threads, runs=runs, warmup=warmup)
+        rows, picture = models.measure(name, batch, threads=threads, runs=runs, warmup=warmup, backend=backend, device=device)
     except FhrtError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
@@ -59,7 +61,8 @@ def model(
     out.print(table)
     stages = "  ".join(f"{stage} {_milliseconds(times)}" for stage, times in picture["stages_ms"].items())
     out.print(f"demo picture, {picture['faces']} faces, ms: {stages}", highlight=False, soft_wrap=True)
-    _write(json_file, "model", {"model": name, "threads": threads, "runs": runs, "warmup": warmup}, rows, picture=picture)
+    conditions = {"model": name, "backend": backend, "device": device, "threads": threads, "runs": runs, "warmup": warmup}
+    _write(json_file, "model", conditions, rows, picture=picture)
     if not all(row["within_limit"] for row in rows):
         typer.secho("the engine takes over 10 % more than the plain session", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)

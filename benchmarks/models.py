@@ -15,13 +15,15 @@ from fhrt.hallucinator import Hallucinator
 LIMIT = 1.10  # the engine may take this much of the plain session's time
 
 
-def measure(model: str, batches: Sequence[int], *, threads: int, runs: int, warmup: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def measure(
+    model: str, batches: Sequence[int], *, threads: int, runs: int, warmup: int, backend: str = "onnxruntime", device: str = "auto"
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row per batch size, and the times of the demo picture.
 
     A row has milliseconds per face and two ratios: ``ratio``, engine / plain session of the graph as it is; ``fixed_ratio``, the same
     graph loaded for this very batch / plain session: what static batch buckets would gain over the dynamic batch.
     """
-    hallucinator = Hallucinator(model, backend="onnxruntime", threads=threads)
+    hallucinator = Hallucinator(model, backend=backend, device=device, threads=threads)
     engine = hallucinator.engine
     session = _plain_session(model, threads)
     cv2.setNumThreads(threads)

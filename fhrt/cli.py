@@ -185,6 +185,56 @@ def export(
     out.print(f"{export_bundle(name, checkpoint, output)}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="Name of a shipped model, or a bundle folder.", show_default=False)],
+    precision: Annotated[str, typer.Option(help="auto (int8 for a quantised graph, else fp16), fp32, fp16 or int8.")] = "auto",
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cuda, or cuda:N.")] = "cuda",
+) -> None:
+    """Build a model's TensorRT engines for this GPU; it takes minutes, once."""
+    from fhrt.runtime import build as build_engines
+    from fhrt.runtime.engine import BUCKETS
+
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task(f"Building {model}", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        batches = build_engines(model, device=device, precision=precision, batches=batch or BUCKETS, progress=report)
+    out.print(f"{model}: engines for batches of {', '.join(map(str, batches))}", highlight=False, soft_wrap=True)
+
+
+engines_app = typer.Typer(cls=_Group, no_args_is_help=True, help="List the TensorRT engines that were built, or delete them.")
+app.add_typer(engines_app, name="engines")
+
+
+@engines_app.command(name="list")
+def list_engines() -> None:
+    """List the engines in the cache."""
+    from fhrt.runtime.bundle import installed, open_bundle
+    from fhrt.runtime.engine_cache import EngineCache
+
+    names = {open_bundle(name).sha256: name for name in installed()}
+    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "dB to ONNX Runtime")
+    for entry in EngineCache().entries():
+        batch = next(iter(entry.key["profiles"].values()))[0]
+        parity = "–" if entry.parity_db is None else f"{entry.parity_db:.1f}"
+        name = names.get(entry.key["bundle"], "another bundle")
+        facts = (entry.key["precision"], entry.key["gpu"], entry.key["tensorrt"], f"{entry.size / 1e6:.1f}", parity)
+        table.add_row(escape(name), str(batch), *map(escape, facts))
+    out.print(table)
+
+
+@engines_app.command()
+def clear() -> None:
+    """Delete all engines of the cache."""
+    from fhrt.runtime.engine_cache import EngineCache
+
+    out.print(f"{EngineCache().clear() / 1e6:.1f} MB deleted", highlight=False)
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name of a shipped model, a bundle folder, or all.", show_default=False)],
@@ -200,11 +250,11 @@ def evaluate(
     recognition: Annotated[Path | None, typer.Option(help="A recognition network (model.onnx), for identity similarity.")] = None,
 ) -> None:
     """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic."""
+    from fhrt.files import write_bytes
     from fhrt.metrics import Recognition
     from fhrt.protocols import compare, write_report
     from fhrt.protocols import evaluate as score
     from fhrt.protocols.report import require_matplotlib
-    from fhrt.results import write_bytes
     from fhrt.runtime import list_models, load
 
     if report is not None:

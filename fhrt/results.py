@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from fhrt.errors import BadInputError
 from fhrt.faces.inputs import Color, Picture, swap_channels
 from fhrt.faces.paste import paste_faces
+from fhrt.files import write_bytes
 
 # Colours and sizes of the drawings (BGR, pixels).
 BACKGROUND = (26, 23, 22)
@@ -140,27 +139,6 @@ def write_picture(path: str | Path, picture_bgr: Picture) -> Path:
     if not done:
         raise BadInputError(f'cannot write {path}: "{path.suffix}" is not a picture format; use .png, .jpg or .webp')
     return write_bytes(path, data.tobytes())
-
-
-def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Writes a file whole or not at all: a temporary file in the same folder, then a rename. Raises `BadInputError`."""
-    path = Path(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise BadInputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
 
 
 def _draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int, label: str) -> None:

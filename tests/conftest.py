@@ -3,10 +3,13 @@
 The faces are smooth colour fields with two dark eyes, so that turning them is visible.
 """
 
+import atexit
 import io
 import os
+import shutil
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -16,6 +19,10 @@ from numpy.typing import NDArray
 
 # The tests run side by side already; more threads in each would only fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What the tests measure and build is not the user's.
+os.environ["FHRT_CACHE"] = tempfile.mkdtemp(prefix="fhrt-tests-")
+atexit.register(shutil.rmtree, os.environ["FHRT_CACHE"], ignore_errors=True)
 
 # For training/ and benchmarks/, which are not installed. At the end of the path, so that `fhrt` is the installed package.
 sys.path.append(str(Path(__file__).parent.parent))

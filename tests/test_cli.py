@@ -14,6 +14,8 @@ import fhrt.runtime
 from fhrt.cli import app
 from fhrt.errors import WeightsError
 from fhrt.faces.detect import Detection
+from fhrt.runtime.bundle import open_bundle
+from fhrt.runtime.engine_cache import EngineCache, EngineKey
 
 CARD = SimpleNamespace(
     name="nearest",
@@ -186,3 +188,29 @@ def test_help_needs_no_heavy_import():
 
 def test_version(fhrt_command):
     assert fhrt_command("--version").stdout.startswith("fhrt ")
+
+
+def test_engines_are_listed_and_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("FHRT_CACHE", str(tmp_path))
+    key = EngineKey(open_bundle("lite").sha256, "g", {"lr": (8, 3, 16, 16)}, {}, "fp16", "n", "10.9.0", "Some GPU", "9.0", ())
+    EngineCache().get(key, lambda timings: (bytes(2_000_000), b""), lambda plan: True)
+    EngineCache().passed(key, 61.25)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    listed = runner.invoke(app, ["engines", "list"])
+    row = next(line for line in listed.stdout.splitlines() if "Some GPU" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["lite", "8", "fp16", "Some GPU", "10.9.0", "2.0", "61.2"]
+    assert runner.invoke(app, ["engines", "clear"]).stdout == "2.0 MB deleted\n"
+    assert "Some GPU" not in runner.invoke(app, ["engines", "list"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lite", "--batch", "3"], "batches of 1, 2, 4, 8, 16, 32, not 3"),
+        (["lite", "--precision", "fp3"], "unknown precision"),
+        (["no-such"], "unknown model 'no-such'"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(arguments, words):
+    result = CliRunner().invoke(app, ["build", *arguments])
+    assert result.exit_code == 2 and words in result.stderr and "\n" not in result.stderr.strip()

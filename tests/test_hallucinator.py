@@ -7,8 +7,8 @@ import pytest
 import fhrt.runtime
 from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
+from fhrt.files import write_bytes
 from fhrt.hallucinator import Hallucinator
-from fhrt.results import write_bytes
 
 BOX = (20.0, 10.0, 40.0, 35.0)
 

@@ -36,6 +36,11 @@ class Bundle:
     def weights(self) -> Path:
         return self.folder / WEIGHTS
 
+    @property
+    def sha256(self) -> str:
+        """Of graph and weights together."""
+        return hashlib.sha256("".join(self.card.sha256[file] for file in (GRAPH, WEIGHTS)).encode()).hexdigest()
+
 
 def open_bundle(name: str | Path) -> Bundle:
     """The bundle of an installed model's name or of a folder. Raises UnknownModelError or WeightsError."""

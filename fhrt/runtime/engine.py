@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fhrt.errors import BackendError, BadInputError
-from fhrt.runtime.bundle import open_bundle
+from fhrt.errors import BackendError, BadInputError, MissingExtraError
+from fhrt.runtime.bundle import Bundle, open_bundle
 from fhrt.runtime.card import Card
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = {
+    "onnxruntime": "ort:open_cpu",
+    "onnxruntime-cuda": "ort:open_cuda",
+    "onnxruntime-tensorrt": "ort:open_tensorrt",
+    "tensorrt": "trt:open_engine",
+    "torch": "torch_cuda:open_engine",
+}
+"""Name → "module:function" of this package, called with a bundle and `Options`; imported only when a model is opened with it."""
+
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+PLANS = ("auto", "whole", "cut")
+LOG = logging.getLogger("fhrt")
+MAX_BATCH = 32
+"""Faces that a backend takes at once; larger batches are cut up, so that memory stays bounded."""
+
+BUCKETS = (1, 2, 4, 8, 16, MAX_BATCH)
+"""Batch sizes of the GPU backends: a batch is padded up to the next."""
+
+PlanMode = Literal["auto", "whole", "cut"]
 
 
 @dataclass(frozen=True)
@@ -40,19 +62,123 @@ class Engine(Protocol):
         ...
 
 
-def load(name: str | Path, *, backend: str = "auto", threads: int | None = None) -> Engine:
+@dataclass(frozen=True)
+class Options:
+    """What the caller of `load` asked for; "auto" where the backend may choose."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    plan: PlanMode = "auto"
+    may_build: bool = True
+    """Whether engines that are missing may be built, which takes minutes."""
+
+    def require(self, backend: str, *, devices: Sequence[str], precisions: Sequence[str], plans: Sequence[str] = ("whole",)) -> None:
+        """Raise BackendError where one of them was asked for by name and is not among these."""
+        for what, wanted, possible in (
+            ("device", self.device.partition(":")[0], devices),
+            ("precision", self.precision, precisions),
+            ("plan", self.plan, plans),
+        ):
+            if wanted not in ("auto", *possible):
+                raise BackendError(f"backend {backend} has no {what} {wanted!r}; it has: {', '.join(possible)}")
+
+    @property
+    def device_index(self) -> int:
+        """Number of the CUDA device."""
+        return int(self.device.partition(":")[2] or 0)
+
+
+def load(
+    name: str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    plan: PlanMode = "auto",
+) -> Engine:
     """Open a shipped model by name, or a bundle folder, after checking its sha256.
 
-    backend: "auto" or "onnxruntime". threads: CPU threads of the network; default all cores. Raises UnknownModelError, WeightsError,
-    BackendError.
+    backend: "auto" or one of `BACKENDS`. device: "auto", "cpu", "cuda" or "cuda:N". precision: "auto", "fp32", "fp16" or "int8". What is
+    asked for by name is what runs, or an error; "auto" takes TensorRT where ``fhrt build`` has made its engines, else ONNX Runtime on the
+    CPU. threads: CPU threads of the network; default all cores. plan: how the CPU executes the graph, "whole" by ONNX Runtime alone, or
+    "cut" with fhrt's kernels where the graph has nodes for them (needs onnx); "auto" measures both once and remembers which was quicker.
+    Raises UnknownModelError, WeightsError, BackendError, MissingExtraError.
     """
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
+    options = _checked(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
+    bundle = open_bundle(name)
+    candidates = _candidates(bundle, options) if backend == "auto" else (backend,)
+    refused: list[str] = []
+    for each in candidates:
+        module, _, function = BACKENDS[each].partition(":")
+        try:
+            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(bundle, options)
+        except (BackendError, MissingExtraError) as error:
+            if len(candidates) == 1:
+                raise
+            refused.append(f"{each}: {error}")
+        else:
+            for reason in refused:
+                LOG.warning("%s runs %s, because not %s", each, bundle.card.name, reason)
+            return engine
+    raise BackendError(f"nothing here runs device={device!r}, precision={precision!r}, plan={plan!r} ({'; '.join(refused)})")
+
+
+def build(
+    name: str | Path,
+    *,
+    device: str = "cuda",
+    precision: str = "auto",
+    batches: Sequence[int] = BUCKETS,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[int, ...]:
+    """Build a model's TensorRT engines for these batch sizes (of `BUCKETS`) or find them built; returns the sizes that fit the device.
+
+    progress: called with what is done, the steps done and their number. Raises UnknownModelError, WeightsError, BackendError,
+    MissingExtraError.
+    """
+    if not batches or not set(batches) <= set(BUCKETS):
+        raise BackendError(f"engines are built for batches of {', '.join(map(str, BUCKETS))}, not {', '.join(map(str, batches)) or 'none'}")
+    options = _checked(device, precision)
+    bundle = open_bundle(name)
+    from fhrt.runtime.trt import TensorRTEngine
+
+    return TensorRTEngine(bundle, options, batches, progress).batches
+
+
+def _checked(device: str, precision: str, threads: int | None = None, plan: PlanMode = "auto", may_build: bool = True) -> Options:
+    """The options. Raises BackendError for a word or number that means nothing."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise BackendError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:N")
+    for what, wanted, possible in (("precision", precision, PRECISIONS), ("plan", plan, PLANS)):
+        if wanted not in possible:
+            raise BackendError(f"unknown {what} {wanted!r}; there are: {', '.join(possible)}")
     if threads is not None and threads < 1:
         raise BackendError(f"threads must be at least 1, not {threads}")
-    from fhrt.runtime.ort import OrtEngine  # ONNX Runtime is heavy: only when a model is opened
+    return Options(device, precision, threads, plan, may_build)
 
-    return OrtEngine(open_bundle(name), threads)
+
+def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
+    """Backends that "auto" tries, in order. Building engines takes minutes, so it is never begun unasked where the CPU would do."""
+    device = options.device.partition(":")[0]
+    if device == "cpu" or options.plan != "auto":
+        return ("onnxruntime",)
+    if device == "cuda" or options.precision == "fp16":
+        return ("tensorrt", "torch", "onnxruntime-cuda")
+    from fhrt.runtime.engine_cache import has_engines
+
+    return ("tensorrt", "onnxruntime") if has_engines(bundle) else ("onnxruntime",)
+
+
+def join(parts: Sequence[Output]) -> Output:
+    """Outputs of consecutive faces as one."""
+    if len(parts) == 1:
+        return parts[0]
+    given = (field.name for field in fields(Output) if getattr(parts[0], field.name) is not None)
+    return Output(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in given})
 
 
 def check_lr(lr: NDArray[np.float32], size: tuple[int, int]) -> None:

@@ -1,31 +1,33 @@
-"""Backend ``onnxruntime``: a bundle's graph on ONNX Runtime's CPU provider."""
+"""Backends of ONNX Runtime: a bundle's graph on the CPU, whole or cut at its ``fhrt`` nodes, and on its CUDA and TensorRT providers."""
 
 from __future__ import annotations
+
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from fhrt.errors import WeightsError
+from fhrt import ops
+from fhrt.errors import BackendError, MissingExtraError, WeightsError
+from fhrt.files import cache_folder
+from fhrt.runtime import choice
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
-from fhrt.runtime.engine import Output, check_lr
+from fhrt.runtime.cut import CutSession
+from fhrt.runtime.engine import MAX_BATCH, Options, Output, check_lr, join
+from fhrt.runtime.plan import DOMAIN, require_onnx
 
-MAX_BATCH = 32
-"""Larger batches are cut up, so that memory stays bounded."""
+LARGEST_CUT = 60  # GFLOP per face: beyond, a single call takes seconds, and the kernels are a few percent of it
+
+Session: TypeAlias = onnxruntime.InferenceSession | CutSession
 
 
 class OrtEngine:
-    """Runs a bundle with a dynamic batch: every number of faces is one call, up to ``MAX_BATCH``."""
+    """Runs a bundle with a dynamic batch: every number of faces is one call, up to ``MAX_BATCH``. session: default the whole graph's."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0  # 0: one per core
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(bundle.graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own errors share no public base class
-            raise WeightsError(f"{bundle.graph} cannot be opened: {str(error).splitlines()[0]}") from error
+    def __init__(self, bundle: Bundle, session: Session | None = None) -> None:
+        self.session = _whole(bundle, None) if session is None else session
         self._card = bundle.card
 
     @property
@@ -35,9 +37,82 @@ class OrtEngine:
     def run(self, lr: NDArray[np.float32]) -> Output:
         """See `fhrt.runtime.engine.Engine.run`."""
         check_lr(lr, self._card.input_size)
-        names = list(self._card.outputs)
         if len(lr) == 0:
-            return Output(**{each.name: np.empty((0, *each.shape[1:]), np.float32) for each in self._session.get_outputs()})
-        parts = [self._session.run(names, {"lr": lr[at : at + MAX_BATCH]}) for at in range(0, len(lr), MAX_BATCH)]
-        joined = dict(zip(names, (np.concatenate(part) for part in zip(*parts, strict=True)), strict=True))
-        return Output(**joined)
+            return Output(**{each.name: np.empty((0, *each.shape[1:]), np.float32) for each in self.session.get_outputs()})
+        names = list(self._card.outputs)
+        batches = (lr[at : at + MAX_BATCH] for at in range(0, len(lr), MAX_BATCH))
+        return join([Output(**dict(zip(names, self.session.run(names, {"lr": batch}), strict=True))) for batch in batches])
+
+
+def open_cpu(bundle: Bundle, options: Options) -> OrtEngine:
+    """Backend ``onnxruntime``: see ``plan`` of `fhrt.runtime.load`."""
+    options.require("onnxruntime", devices=("cpu",), precisions=("fp32",), plans=("whole", "cut"))
+    threads = options.threads
+    makers = {"whole": lambda: _whole(bundle, threads), "cut": lambda: CutSession(bundle, _session_options(threads, spinning=False))}
+    if options.plan != "auto":
+        return OrtEngine(bundle, makers[options.plan]())
+    if not _may_be_cut(bundle, threads):
+        return OrtEngine(bundle, makers["whole"]())
+    names, size = list(bundle.card.outputs), (1, 3, *bundle.card.input_size)
+    lr = np.linspace(-1, 1, np.prod(size), dtype=np.float32).reshape(size)
+    session = choice.quicker(f"onnxruntime, threads={threads}", bundle, makers, lambda each: each.run(names, {"lr": lr}))
+    return OrtEngine(bundle, session)
+
+
+def open_cuda(bundle: Bundle, options: Options) -> OrtEngine:
+    """Backend ``onnxruntime-cuda``, for comparison: ONNX Runtime's CUDA provider."""
+    options.require("onnxruntime-cuda", devices=("cuda",), precisions=("fp32",))
+    return OrtEngine(bundle, _on_device(bundle, options, "CUDAExecutionProvider", {}))
+
+
+def open_tensorrt(bundle: Bundle, options: Options) -> OrtEngine:
+    """Backend ``onnxruntime-tensorrt``, for comparison: ONNX Runtime's TensorRT provider, which keeps a cache of its own."""
+    options.require("onnxruntime-tensorrt", devices=("cuda",), precisions=("fp32", "fp16"))
+    folder = cache_folder() / "onnxruntime-tensorrt" / bundle.sha256
+    settings = {
+        "trt_fp16_enable": options.precision != "fp32",
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(folder),
+    }
+    return OrtEngine(bundle, _on_device(bundle, options, "TensorrtExecutionProvider", settings))
+
+
+def _session_options(threads: int | None, *, spinning: bool = True) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: one per core
+    options.log_severity_level = 3
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _whole(bundle: Bundle, threads: int | None, providers: list[Any] | None = None) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(bundle.graph, _session_options(threads), providers=providers or ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no public base class
+        raise WeightsError(f"{bundle.graph} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _on_device(bundle: Bundle, options: Options, provider: str, settings: dict[str, Any]) -> onnxruntime.InferenceSession:
+    if provider not in onnxruntime.get_available_providers():
+        there = ", ".join(onnxruntime.get_available_providers())
+        raise BackendError(f"the installed ONNX Runtime has no {provider} (it has: {there}); it comes with: pip install onnxruntime-gpu")
+    session = _whole(bundle, options.threads, [(provider, {"device_id": options.device_index, **settings})])
+    if session.get_providers()[0] != provider:  # ONNX Runtime goes to the CPU without a word
+        raise BackendError(f"ONNX Runtime's {provider} does not start here; onnxruntime.set_default_logger_severity(1) shows why")
+    return session
+
+
+def _may_be_cut(bundle: Bundle, threads: int | None) -> bool:
+    """Whether cutting is possible, worth a measurement, and would keep to ``threads``: the kernels' are set for the whole process."""
+    if DOMAIN.encode() not in bundle.graph.read_bytes() or bundle.card.gflops > LARGEST_CUT:
+        return False
+    if threads is not None and ops.get_num_threads() > threads:
+        return False
+    try:
+        require_onnx()
+    except MissingExtraError:
+        return False
+    return True

@@ -68,6 +68,18 @@ def test_any_number_of_faces(bundle: Path) -> None:
     np.testing.assert_array_equal(engine.run(LR).sr, whole.sr)
 
 
+def check_pieces(bundle: Path) -> None:
+    """Cut at its nodes, the graph gives what it gives whole, by ONNX Runtime and by torch."""
+    whole, pieces = (load(bundle, plan=plan) for plan in ("whole", "cut"))
+    by_torch = load(bundle, backend="torch", device="cpu")
+    for count in (1, 3):
+        lr = np.random.default_rng(count).uniform(-1, 1, (count, 3, *whole.card.input_size)).astype(np.float32)
+        for name, expected in vars(whole.run(lr)).items():
+            if expected is not None:
+                np.testing.assert_allclose(getattr(pieces.run(lr), name), expected, atol=1e-5)
+                np.testing.assert_allclose(getattr(by_torch.run(lr), name), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["urdgn", "tdn", "tdae", "mtun"])
 def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -77,6 +89,7 @@ def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
     for output in engine.card.outputs:
         assert getattr(engine.run(LR[:0]), output).shape == (0, *getattr(engine.run(LR[:2]), output).shape[1:])
     assert engine.card.training.endswith("7 steps from the weights of 5 earlier steps")
+    check_pieces(tmp_path / name)
 
 
 @pytest.mark.parametrize(("hparams", "outputs"), [({}, ("sr", "sr_2x", "sr_4x")), ({"multi_scale": 0}, ("sr",))], ids=str)
@@ -84,6 +97,7 @@ def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[s
     hparams = hparams | {"width": 16}
     checkpoint.save(tmp_path / "best.safetensors", create("csrip", **hparams).state_dict(), {"model": "csrip", "hparams": hparams})
     engine = load(export("csrip", tmp_path / "best.safetensors", tmp_path / "csrip"))
+    check_pieces(tmp_path / "csrip")
     assert engine.card.outputs == outputs and engine.card.input_size == (24, 24) and engine.card.scale == 8
     output = engine.run(np.zeros((2, 3, 24, 24), np.float32))
     sides = {"sr": 192, "sr_2x": 48, "sr_4x": 96}

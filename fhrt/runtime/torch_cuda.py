@@ -1,0 +1,115 @@
+"""Backend ``torch``: a plan by torch and fhrt's kernels, on a CUDA device with one captured graph per batch size, or on the CPU."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhrt import _C
+from fhrt.errors import BackendError, MissingExtraError
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtraError('backend torch needs torch and onnx: pip install "fhrt[train]"') from error
+
+from fhrt.runtime.bundle import Bundle
+from fhrt.runtime.card import Card
+from fhrt.runtime.cut import run_kernel
+from fhrt.runtime.engine import BUCKETS, MAX_BATCH, Options, Output, check_lr, join
+from fhrt.runtime.half import halve
+from fhrt.runtime.plan import Kernel, cut
+from fhrt.runtime.torch_graph import TorchSegment
+
+Tensors = dict[str, torch.Tensor]
+
+
+def open_engine(bundle: Bundle, options: Options) -> TorchEngine:
+    """On a device in fp16 where no precision is asked for; on the CPU in fp32, with torch's own number of threads."""
+    options.require("torch", devices=("cpu", "cuda"), precisions=("fp32", "fp16"), plans=("cut",))
+    return TorchEngine(bundle, options)
+
+
+class TorchEngine:
+    """The reference for TensorRT, and the way to a GPU without it: the same plan, the same precisions."""
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        on_cpu = options.device == "cpu"
+        if not on_cpu and not torch.cuda.is_available():
+            raise BackendError("backend torch: the installed torch finds no CUDA device")
+        if not on_cpu and not hasattr(_C, "cuda"):
+            raise BackendError("backend torch: fhrt was built without CUDA; install it again where nvcc is on the PATH")
+        if on_cpu and options.precision == "fp16":
+            raise BackendError("backend torch has fp16 on a CUDA device only")
+        if on_cpu and options.threads not in (None, torch.get_num_threads()):
+            raise BackendError(f"backend torch runs with torch's {torch.get_num_threads()} threads; torch.set_num_threads changes that")
+        self._card, self._lock = bundle.card, Lock()
+        self.device = torch.device("cpu") if on_cpu else torch.device("cuda", options.device_index)
+        self.precision = "fp32" if on_cpu or options.precision == "fp32" else "fp16"
+        self.plan = halve(cut(bundle)) if self.precision == "fp16" else cut(bundle)
+        self._steps = [step if isinstance(step, Kernel) else TorchSegment(step, bundle, self.device) for step in self.plan.steps]
+        self._buckets: dict[int, _Bucket] = {}
+
+    @property
+    def card(self) -> Card:
+        return self._card
+
+    def run(self, lr: NDArray[np.float32]) -> Output:
+        """See `fhrt.runtime.engine.Engine.run`; on a device one call at a time, further threads wait."""
+        check_lr(lr, self._card.input_size)
+        return join([self._some(lr[at : at + MAX_BATCH]) for at in range(0, max(1, len(lr)), MAX_BATCH)])
+
+    def _some(self, lr: NDArray[np.float32]) -> Output:
+        if self.device.type == "cpu":
+            given = self._execute({"lr": torch.from_numpy(np.ascontiguousarray(lr))})
+        else:
+            batch = next(size for size in BUCKETS if size >= len(lr))
+            with self._lock:
+                if batch not in self._buckets:
+                    self._buckets[batch] = _Bucket(self, batch)
+                given = self._buckets[batch].run(lr)
+        return Output(**{name: given[name].numpy() for name in self._card.outputs})
+
+    @torch.no_grad()
+    def _execute(self, tensors: Tensors) -> Tensors:
+        """The plan's steps, on a device on the current stream."""
+        for index, (step, work) in enumerate(zip(self.plan.steps, self._steps, strict=True)):
+            inputs = [tensors[tensor.name] for tensor in step.inputs]
+            results = work(*inputs) if isinstance(work, TorchSegment) else [run_kernel(work, inputs)]
+            tensors |= zip((tensor.name for tensor in step.outputs), results, strict=True)
+            for tensor in step.inputs:
+                if self.plan.last_use.get(tensor.name) == index:
+                    tensors.pop(tensor.name, None)
+        return {tensor.name: tensors[tensor.name] for tensor in self.plan.outputs}
+
+
+class _Bucket:
+    """One batch size on a device: fixed memory, and the captured graph between copies."""
+
+    def __init__(self, engine: TorchEngine, batch: int) -> None:
+        (lr,) = engine.plan.inputs
+        self._stream = torch.cuda.Stream(engine.device)
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)  # float32 is float32
+        with torch.cuda.device(engine.device), torch.cuda.stream(self._stream), exact:
+            self._host = torch.zeros(lr.at(batch), pin_memory=True)
+            self._lr = torch.zeros(lr.at(batch), device=engine.device)
+            for _ in range(2):  # cuDNN chooses its algorithms, the kernels are loaded
+                engine._execute({lr.name: self._lr})
+            self._stream.synchronize()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                self._results = engine._execute({lr.name: self._lr})
+            self._given = {name: torch.empty(result.shape, dtype=result.dtype, pin_memory=True) for name, result in self._results.items()}
+
+    def run(self, lr: NDArray[np.float32]) -> Tensors:
+        """The outputs of up to ``batch`` faces, copied out of the fixed memory."""
+        self._host[: len(lr)] = torch.from_numpy(np.ascontiguousarray(lr))
+        with torch.cuda.stream(self._stream):
+            self._lr.copy_(self._host, non_blocking=True)
+            self._graph.replay()
+            for name, result in self._results.items():
+                self._given[name].copy_(result, non_blocking=True)
+        self._stream.synchronize()
+        return {name: result[: len(lr)].clone() for name, result in self._given.items()}
