@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,8 @@ from fhrt.errors import BackendError, BadInputError
 from fhrt.runtime.bundle import open_bundle
 from fhrt.runtime.card import Card
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = {"onnxruntime": "ort:OrtEngine", "openvino": "openvino:OpenVinoEngine"}
+"""Name → "module:class" of `fhrt.runtime`, imported only when asked for: each is heavy, or not installed."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,16 @@ class Engine(Protocol):
 def load(name: str | Path, *, backend: str = "auto", threads: int | None = None) -> Engine:
     """Open a shipped model by name, or a bundle folder, after checking its sha256.
 
-    backend: "auto" or "onnxruntime". threads: CPU threads of the network; default all cores. Raises UnknownModelError, WeightsError,
-    BackendError.
+    backend: "auto" or a name of `BACKENDS`. threads: CPU threads of the network; default all cores. Raises UnknownModelError, WeightsError,
+    BackendError, and MissingExtraError for a backend that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"threads must be at least 1, not {threads}")
-    from fhrt.runtime.ort import OrtEngine  # ONNX Runtime is heavy: only when a model is opened
-
-    return OrtEngine(open_bundle(name), threads)
+    module, _, attribute = BACKENDS["onnxruntime" if backend == "auto" else backend].partition(":")
+    engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), attribute)(open_bundle(name), threads)
+    return engine
 
 
 def check_lr(lr: NDArray[np.float32], size: tuple[int, int]) -> None:
