@@ -21,7 +21,7 @@ from fhrt.results import Face, Result
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: a shipped model's name or a bundle folder. `backend`, `threads`: as `fhrt.runtime.load`. `detector`:
+    `model`: a shipped model's name or a bundle folder. `backend`, `precision`, `threads`: as `fhrt.runtime.load`. `detector`:
     "auto", "haar", the path of a YuNet ONNX file, or an object with `detect(frame_bgr)`. `max_face`: faces whose box is
     wider (pixels) are left alone. `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or
     "rgb". Raises the errors of `fhrt.errors`.
@@ -32,6 +32,7 @@ class Hallucinator:
         model: str | Path = "lite",
         *,
         backend: str = "auto",
+        precision: str = "auto",
         detector: str | Path | Detector = "auto",
         max_face: float = 48,
         color: Color = "bgr",
@@ -44,7 +45,7 @@ class Hallucinator:
         self.color: Color = color
         self.max_face = max_face
         self.detector = create_detector(detector) if isinstance(detector, (str, Path)) else detector
-        self.engine = fhrt.runtime.load(model, backend=backend, threads=threads)
+        self.engine = fhrt.runtime.load(model, backend=backend, precision=precision, threads=threads)
 
     def run(self, frame: Any, boxes: ArrayLike | None = None) -> Result:
         """Finds the faces of a frame and hallucinates those up to `max_face` pixels wide.

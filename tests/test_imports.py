@@ -20,7 +20,7 @@ ARROWS = {
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops"},
     "models": {"ops", "resample"},
-    "export": {"models", "runtime", "ops"},
+    "export": {"models", "runtime", "ops", "protocols", "metrics", "resample"},
 }
 
 

@@ -1,4 +1,4 @@
-"""Moves a graph's weights into one fp16 safetensors file that torch and ONNX share."""
+"""Moves a graph's weights into one safetensors file that torch and ONNX share, and back."""
 
 from __future__ import annotations
 
@@ -13,26 +13,49 @@ from safetensors.numpy import save_file
 
 
 def externalise(proto: onnx.ModelProto, folder: Path, file: str) -> None:
-    """Write every floating initialiser to ``folder/file`` as fp16 and let the graph point there by offset; changes ``proto``.
+    """Write every floating initialiser to ``folder/file`` as fp16, every int8 one as it is, and let the graph point there by offset;
+    changes ``proto``.
 
-    The graph computes in float32: each weight passes a Cast, which runtimes fold away when they load the file.
+    The graph computes in float32: each fp16 weight passes a Cast, which runtimes fold away when they load the file. What (de)quantises
+    stays float32 and in the graph: a scale is exact or wrong, and TensorRT wants to see it.
     """
     graph = proto.graph
-    floats = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]
-    save_file({_key(t.name): numpy_helper.to_array(t).astype(np.float16) for t in floats}, folder / file)
+    scales = {name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
+    stored = [
+        tensor for tensor in graph.initializer if tensor.data_type in (TensorProto.FLOAT, TensorProto.INT8) and tensor.name not in scales
+    ]
+    arrays = {_key(tensor.name): numpy_helper.to_array(tensor) for tensor in stored}
+    save_file({key: array if array.dtype == np.int8 else array.astype(np.float16) for key, array in arrays.items()}, folder / file)
     with (folder / file).open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
     casts = []
-    for tensor in floats:
-        name, dims = tensor.name, list(tensor.dims)
+    for tensor in stored:
+        name, kind = tensor.name, tensor.data_type
         begin, end = header[_key(name)]["data_offsets"]
-        half = TensorProto(name=f"{name}.fp16", data_type=TensorProto.FLOAT16, dims=dims, data_location=TensorProto.EXTERNAL)
+        outside = TensorProto(name=name, data_type=kind, dims=list(tensor.dims), data_location=TensorProto.EXTERNAL)
         for key, value in (("location", file), ("offset", 8 + length + begin), ("length", end - begin)):
-            half.external_data.add(key=key, value=str(value))
-        tensor.CopyFrom(half)
-        casts.append(helper.make_node("Cast", [half.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
+            outside.external_data.add(key=key, value=str(value))
+        if kind == TensorProto.FLOAT:
+            outside.name, outside.data_type = f"{name}.fp16", TensorProto.FLOAT16
+            casts.append(helper.make_node("Cast", [outside.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+        tensor.CopyFrom(outside)
+    _replace_nodes(graph, [*casts, *graph.node])
+
+
+def internalise(path: Path) -> onnx.ModelProto:
+    """The graph that `externalise` wrote to ``path``, its weights inside, as float32 and without their casts."""
+    proto = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    casts = [node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] in weights]
+    for node in casts:
+        tensor = weights[node.input[0]]
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), node.output[0]))
+    _replace_nodes(proto.graph, [node for node in proto.graph.node if node not in casts])
+    return proto
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
 

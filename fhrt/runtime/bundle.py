@@ -15,6 +15,8 @@ from fhrt.runtime.card import Card
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
+INT8_GRAPH, INT8_WEIGHTS = "model.int8.onnx", "model.int8.safetensors"
+"""Of the INT8 form, which a bundle may have besides: the same network with quantised weights and activations."""
 
 SYSTEMS = ("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp")
 """The systems that fhrt has a network for, with or without weights that ship."""
@@ -22,18 +24,19 @@ SYSTEMS = ("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "sr
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its card."""
+    """A bundle whose files were checked against its card, and in which of its forms it shall run: "fp32" or "int8"."""
 
     folder: Path
     card: Card
+    precision: str = "fp32"
 
     @property
     def graph(self) -> Path:
-        return self.folder / GRAPH
+        return self.folder / (INT8_GRAPH if self.precision == "int8" else GRAPH)
 
     @property
     def weights(self) -> Path:
-        return self.folder / WEIGHTS
+        return self.folder / (INT8_WEIGHTS if self.precision == "int8" else WEIGHTS)
 
 
 def open_bundle(name: str | Path) -> Bundle:
@@ -68,8 +71,9 @@ def read_card(folder: Path) -> Card:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{folder / CARD} is not a model card: {place} {first['msg']}") from error
-    if set(card.sha256) != {GRAPH, WEIGHTS}:
-        raise WeightsError(f"{folder / CARD} must hold the sha256 of {GRAPH} and {WEIGHTS}, and of nothing else")
+    files = (GRAPH, WEIGHTS, *((INT8_GRAPH, INT8_WEIGHTS) if card.int8 else ()))
+    if set(card.sha256) != set(files):
+        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, and of nothing else")
     return card
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,11 @@ from fhrt.runtime.card import Card
 
 BACKENDS = {"onnxruntime": "ort:OrtEngine", "openvino": "openvino:OpenVinoEngine"}
 """Name → "module:class" of `fhrt.runtime`, imported only when asked for: each is heavy, or not installed."""
+PRECISIONS = ("fp32", "int8")
+FASTER_IN_INT8 = ("openvino",)
+"""ONNX Runtime takes longer for a bundle's INT8 form than for its fp32 one."""
+INT8_LOSS = 0.1
+"""dB of PSNR, under every protocol: what speed may cost unasked."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,48 @@ class Engine(Protocol):
     @property
     def card(self) -> Card: ...
 
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
     def run(self, lr: NDArray[np.float32]) -> Output:
         """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else."""
         ...
 
 
-def load(name: str | Path, *, backend: str = "auto", threads: int | None = None) -> Engine:
+def load(name: str | Path, *, backend: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:
     """Open a shipped model by name, or a bundle folder, after checking its sha256.
 
-    backend: "auto" or a name of `BACKENDS`. threads: CPU threads of the network; default all cores. Raises UnknownModelError, WeightsError,
-    BackendError, and MissingExtraError for a backend that is not installed.
+    backend: a name of `BACKENDS`; "auto" is openvino where it is installed on an x86-64 processor, onnxruntime elsewhere. precision: "fp32"
+    or "int8"; "auto" is int8 where the bundle has that form, lost at most `INT8_LOSS` by it, and it is faster on this backend. threads: CPU
+    threads of the network; default all cores. Raises UnknownModelError, WeightsError, BackendError (also where the bundle has no INT8
+    form), and MissingExtraError for a backend that is not installed.
     """
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
+    if precision not in ("auto", *PRECISIONS):
+        raise BackendError(f"unknown precision {precision!r}; there are: auto, {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise BackendError(f"threads must be at least 1, not {threads}")
-    module, _, attribute = BACKENDS["onnxruntime" if backend == "auto" else backend].partition(":")
-    engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), attribute)(open_bundle(name), threads)
+    bundle = open_bundle(name)
+    int8 = bundle.card.int8
+    if backend == "auto":
+        backend = _fastest_backend()
+    if precision == "auto":
+        precision = "int8" if int8 is not None and int8.worst <= INT8_LOSS and backend in FASTER_IN_INT8 else "fp32"
+    if precision == "int8" and int8 is None:
+        raise BackendError(f"{bundle.card.name} has no INT8 form; make it: fhrt quantise {name} --data DIR -o OUT")
+    module, _, attribute = BACKENDS[backend].partition(":")
+    engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), attribute)(replace(bundle, precision=precision), threads)
     return engine
+
+
+def _fastest_backend() -> str:
+    """By rule, from docs/performance.md, not by measuring at each start."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")  # nobody has measured another processor
+    return "openvino" if x86 and find_spec("openvino") else "onnxruntime"
 
 
 def check_lr(lr: NDArray[np.float32], size: tuple[int, int]) -> None:

@@ -16,8 +16,11 @@ from fhrt.runtime.engine import Output
 class OrtEngine:
     """Runs a bundle with a dynamic batch: every number of faces is one call, up to `fhrt.runtime.batch.MAX_BATCH`."""
 
+    backend = "onnxruntime"
+
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.card: Card = bundle.card
+        self.precision = bundle.precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0: one per core
         options.log_severity_level = 3
