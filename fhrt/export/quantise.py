@@ -53,6 +53,7 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
     protocols = [protocol for protocol, side in PROTOCOLS.items() if side == card.input_size[0]]
     if not protocols:
         raise BadInputError(f"no protocol has LR faces of {card.input_size[0]}×{card.input_size[1]}, which {card.name} takes")
+    validation = _enough(read_faces(data, "val"), data, "val")
     with new_bundle(out) as folder:
         for file in (GRAPH, WEIGHTS):
             shutil.copyfile(bundle.folder / file, folder / file)
@@ -62,7 +63,6 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
         write_card(card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
         progress("measuring the loss")
         fp32, int8 = load(folder, precision="fp32"), load(folder, precision="int8")
-        validation = _enough(read_faces(data, "val"), data, "val")
         loss = {protocol: _loss(fp32, int8, validation, protocol) for protocol in protocols}
         measured = Int8(loss=loss, faces=len(validation), backend=int8.backend)
         write_card(card.model_copy(update={"sha256": files, "int8": measured}), folder)
