@@ -28,7 +28,7 @@ ANY = -1
 
 
 class OpenVinoEngine:
-    """Runs a bundle through two forms of its graph: for one face, where a fixed batch saves a tenth of the time, and for any number."""
+    """Runs a bundle through two forms of its graph: one face, where a fixed batch saves a tenth of the time in INT8, and any number."""
 
     backend = "openvino"
 
