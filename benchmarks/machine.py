@@ -4,7 +4,7 @@ import os
 
 from fhrt import machine
 
-PACKAGES = ("fhrt", "numpy", "onnxruntime", "torch", "opencv-python-headless", "scikit-image")
+PACKAGES = ("fhrt", "numpy", "onnxruntime", "openvino", "torch", "opencv-python-headless", "scikit-image")
 
 
 def describe() -> dict[str, object]:

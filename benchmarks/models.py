@@ -1,8 +1,11 @@
-"""A bundle's time per face: fhrt's engine beside a plain ONNX Runtime session of the same graph, and the whole way around it."""
+"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, and the whole way around them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -11,52 +14,71 @@ import onnxruntime
 
 from benchmarks import timing
 from fhrt.hallucinator import Hallucinator
+from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed
 
-LIMIT = 1.10  # the engine may take this much of the plain session's time
+LIMIT = 1.10  # an engine may take this much of the plain session's time
+
+
+@contextmanager
+def bundle(name: str) -> Iterator[tuple[Path, str]]:
+    """The folder of a model and the kind of its weights: "trained"; or, of a system without any, "random" in a folder for the while."""
+    if name in installed() or name not in SYSTEMS:
+        yield installed().get(name, Path(name)), "trained"
+        return
+    from benchmarks.random_bundle import write
+
+    with TemporaryDirectory() as folder:
+        yield write(name, Path(folder)), "random"
 
 
 def measure(
-    model: str, batches: Sequence[int], *, threads: int, runs: int, warmup: int, backend: str = "onnxruntime", device: str = "auto"
+    model: Path,
+    batches: Sequence[int],
+    *,
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    device: str,
+    threads: int,
+    runs: int,
+    warmup: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row per batch size, and the times of the demo picture.
+    """A row per batch size and engine (each backend in each precision), and the first engine's times of the demo picture.
 
-    A row has milliseconds per face and two ratios: ``ratio``, engine / plain session of the graph as it is; ``fixed_ratio``, the same
-    graph loaded for this very batch / plain session: what static batch buckets would gain over the dynamic batch.
+    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size and the session take turns.
     """
-    hallucinator = Hallucinator(model, backend=backend, device=device, threads=threads)
-    engine = hallucinator.engine
+    chosen = product(backends, precisions)
+    hallucinators = [
+        Hallucinator(model, backend=backend, precision=precision, device=device, threads=threads) for backend, precision in chosen
+    ]
+    engines = [hallucinator.engine for hallucinator in hallucinators]
     session = _plain_session(model, threads)
     cv2.setNumThreads(threads)
     rng = np.random.default_rng(0)
-    height, width = engine.card.input_size
+    height, width = engines[0].card.input_size
     rows: list[dict[str, Any]] = []
     for batch in batches:
-        fixed = _plain_session(model, threads, batch)
         lr = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
         tensor = np.ascontiguousarray(lr.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        candidates = {
-            "engine": lambda tensor=tensor: engine.run(tensor),
-            "session": lambda tensor=tensor: session.run(None, {"lr": tensor}),
-            "fixed": lambda tensor=tensor, fixed=fixed: fixed.run(None, {"lr": tensor}),
-            "hallucinate": lambda lr=lr: hallucinator.hallucinate(lr),
-        }
+        candidates = {"session": lambda tensor=tensor: session.run(None, {"lr": tensor})}
+        for number, (hallucinator, engine) in enumerate(zip(hallucinators, engines, strict=True)):
+            candidates[f"engine {number}"] = lambda tensor=tensor, engine=engine: engine.run(tensor)
+            candidates[f"hallucinate {number}"] = lambda lr=lr, hallucinator=hallucinator: hallucinator.hallucinate(lr)
         times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.05)
-        ratio = timing.ratio(times["engine"], times["session"])
-        per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in times.items()}
-        fixed_ratio = timing.ratio(times["fixed"], times["session"])
-        rows.append({"batch": batch, **per_face, "ratio": ratio, "fixed_ratio": fixed_ratio, "within_limit": ratio <= LIMIT})
-    return rows, _demo_picture(hallucinator, runs, warmup)
+        for number, engine in enumerate(engines):
+            mine = {"engine": times[f"engine {number}"], "session": times["session"], "hallucinate": times[f"hallucinate {number}"]}
+            per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in mine.items()}
+            ratio = timing.ratio(mine["engine"], mine["session"])
+            what = {"batch": batch, "backend": engine.backend, "precision": engine.precision}
+            rows.append({**what, **per_face, "ratio": ratio, "within_limit": ratio <= LIMIT})
+    return rows, _demo_picture(hallucinators[0], runs, warmup)
 
 
-def _plain_session(model: str, threads: int, batch: int | None = None) -> onnxruntime.InferenceSession:
-    """The bundle's graph in ONNX Runtime alone; with ``batch``, its first axis is fixed before optimisation."""
+def _plain_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    """The bundle's fp32 graph in ONNX Runtime alone."""
     options = onnxruntime.SessionOptions()
-    if batch is not None:
-        options.add_free_dimension_override_by_name("batch", batch)
     options.intra_op_num_threads = threads
-    with resources.as_file(resources.files("fhrt") / "weights" / model) as shipped:
-        folder = shipped if shipped.is_dir() else Path(model)
-        return onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model / GRAPH, options, providers=["CPUExecutionProvider"])
 
 
 def _demo_picture(hallucinator: Hallucinator, runs: int, warmup: int) -> dict[str, Any]:

@@ -53,6 +53,7 @@ err = Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
 Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, or int8 where the model has that form.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
 DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file.")]
 MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
@@ -83,6 +84,7 @@ def run(
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
+    precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
     """Hallucinate the faces of pictures.
@@ -95,7 +97,7 @@ def run(
     from fhrt.results import write_picture
 
     pictures = _pictures(inputs)
-    hallucinator = Hallucinator(model, backend=backend, detector=detector, max_face=max_face, threads=threads)
+    hallucinator = Hallucinator(model, backend=backend, precision=precision, detector=detector, max_face=max_face, threads=threads)
     _make_folder(output)
     best: list[Face] = []
     # Names of input pictures that lie in the output folder are taken too: a picture is never written over.
@@ -127,12 +129,13 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("fhrt_demo.png"),
     model: Model = "lite",
     backend: Backend = "auto",
+    precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
     """Hallucinate the faces of a picture that comes with fhrt."""
     from fhrt.hallucinator import Hallucinator
 
-    hallucinator = Hallucinator(model, backend=backend, threads=threads)
+    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads)
     with resources.as_file(resources.files("fhrt") / "assets" / "crowd.png") as crowd:
         result = hallucinator.run(crowd)
     result.save(output)
@@ -151,14 +154,15 @@ def models(context: typer.Context) -> None:
         return
     from fhrt.runtime import list_models
 
-    table = Table("model", "input", "output", "scores", "licence")
+    table = Table("model", "input", "output", "precisions", "scores", "licence")
     for card in list_models():
         sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
         scores = "\n".join(
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
             for protocol, score in card.scores.items()
         )
-        table.add_row(card.name, *sizes, escape(scores), escape(card.licence))
+        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
+        table.add_row(card.name, *sizes, precisions, escape(scores), escape(card.licence))
     out.print(table)
 
 
@@ -183,6 +187,27 @@ def export(
     from fhrt.export import export as export_bundle
 
     out.print(f"{export_bundle(name, checkpoint, output)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def quantise(
+    model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder with the train and validation faces.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle, its INT8 form added.")],
+) -> None:
+    """Add an INT8 form to a bundle, and measure what it loses (needs torch)."""
+    from fhrt.export import quantise as add_int8
+    from fhrt.runtime.bundle import read_card
+
+    with err.status("quantising") as status:
+        folder = add_int8(model, data, output, status.update)
+    card = read_card(folder)
+    assert card.int8 is not None
+    table = Table("protocol", "PSNR lost, dB", title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}")
+    for protocol, loss in card.int8.loss.items():
+        table.add_row(protocol, f"{loss:.3f}")
+    out.print(table)
+    out.print(str(folder), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -243,6 +268,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
+    precision: Precision = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write tables, sheets and score distributions to this folder (needs matplotlib).")
@@ -265,7 +291,7 @@ def evaluate(
     elif recognition is not None:
         raise BadInputError("identity similarity is in reports only; add --report FOLDER")
     names = [card.name for card in list_models()] if model == "all" else [model]
-    engines = [load(name, backend=backend, threads=threads) for name in names]
+    engines = [load(name, backend=backend, precision=precision, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("Scoring", total=None)
 
@@ -274,7 +300,12 @@ def evaluate(
 
         if report is not None:
             results = compare(engines, data, protocol, limit, advance, judge)
-            conditions = {"faces": "test", "backend": backend, "threads": threads or "all cores"}
+            conditions = {
+                "faces": "test",
+                "backend": ", ".join(sorted({engine.backend for engine in engines})),
+                "precision": ", ".join(sorted({engine.precision for engine in engines})),
+                "threads": threads or "all cores",
+            }
             files = write_report(report, results, conditions)
         else:
             scored = [(engine.card.name, score(engine, data, protocol, limit, advance)) for engine in engines]
@@ -322,6 +353,7 @@ def doctor() -> None:
     for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
         check(distribution, partial(_imported, package), f"pip install {distribution}", needed=True)
     check("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
+    check("openvino", partial(_imported, "openvino"), 'for faster models on x86-64: pip install "fhrt[openvino]"')
     for package in ("torch", "onnx", "onnxscript"):
         check(package, partial(_imported, package), 'for training and export: pip install "fhrt[train]"')
     _check_models(check)
@@ -334,8 +366,11 @@ def _check_models(check: Callable[..., None]) -> None:
     def verify(name: str) -> str:
         from fhrt.runtime import load
 
-        card = load(name).card
-        return f"verified, {'×'.join(map(str, card.input_size))} to {'×'.join(map(str, card.output_size))}"
+        engine = load(name)
+        card = engine.card
+        sizes = f"{'×'.join(map(str, card.input_size))} to {'×'.join(map(str, card.output_size))}"
+        precisions = "fp32" if card.int8 is None else "fp32 and int8"
+        return f"verified, {sizes}, {precisions}; auto is {engine.backend} {engine.precision}"
 
     names: list[str] = []
 

@@ -23,11 +23,12 @@ CARD = SimpleNamespace(
     output_size=(128, 128),
     scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
     licence="research",
+    int8=None,
 )
 
 
 class Engine:
-    card = CARD
+    card, backend, precision = CARD, "onnxruntime", "fp32"
 
     def run(self, lr):
         return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)

@@ -21,7 +21,7 @@ ARROWS = {
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
-    "export": {"models", "runtime", "ops"},
+    "export": {"models", "runtime", "ops", "protocols", "metrics", "resample"},
 }
 
 

@@ -1,5 +1,6 @@
-"""torch module → bundle. Needs torch and onnx (``pip install "fhrt[train]"``)."""
+"""torch module → bundle, and its INT8 form. Needs torch and onnx (``pip install "fhrt[train]"``)."""
 
 from fhrt.export.bundle import export
+from fhrt.export.quantise import quantise
 
-__all__ = ["export"]
+__all__ = ["export", "quantise"]

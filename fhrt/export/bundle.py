@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fhrt.errors import BadInputError, WeightsError
+from fhrt.errors import WeightsError
+from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.graph import named_outputs, to_onnx
 from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import externalise
 from fhrt.models import create, system
-from fhrt.runtime.bundle import CARD, GRAPH, WEIGHTS, open_bundle
+from fhrt.runtime.bundle import GRAPH, WEIGHTS, open_bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.ort import OrtEngine
 
@@ -40,15 +37,11 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     facts = system(name)
     lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
     model, about = _load(name, checkpoint)
-    if out.exists() and not (out / CARD).is_file():
-        raise BadInputError(f"{out} exists and is not a bundle; it is left alone")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         given = named_outputs(model(torch.zeros(1, 3, *lr_size)))
     numbers = model.parameters() if facts.made == "fit" else model.state_dict().values()  # a dictionary's entries are no parameters
     outputs = tuple(name for name in facts.outputs if name in given)  # a row of an ablation may lack some
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with new_bundle(out) as folder:
         proto = to_onnx(model, lr_size, outputs)
         externalise(proto, folder, WEIGHTS, {name for name, _ in model.named_parameters()})
         onnx.save(proto, folder / GRAPH)
@@ -65,28 +58,11 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             training=f"{about.get('data', 'data not recorded')}, {_training(about)}",
             licence=LICENCE,
             scores=scores or {},
-            sha256={file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in (GRAPH, WEIGHTS)},
+            sha256=checksums(folder, GRAPH, WEIGHTS),
         )
-        (folder / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+        write_card(card, folder)
         _compare(model, folder, TOLERANCE[facts.made])
-        folder.chmod(0o755)  # mkdtemp and safetensors make them private
-        for file in folder.iterdir():
-            file.chmod(0o644)
-        _put(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return out
-
-
-def _put(folder: Path, out: Path) -> None:
-    """Move ``folder`` to ``out``; a bundle that is already there stays whole until the new one takes its name."""
-    if not out.exists():
-        os.replace(folder, out)
-        return
-    old = out.parent / f".{out.name}.old.{os.getpid()}"
-    os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _training(about: dict[str, Any]) -> str:

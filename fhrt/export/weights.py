@@ -1,4 +1,4 @@
-"""Moves a graph's weights into one safetensors file that torch and ONNX share."""
+"""Moves a graph's weights into one safetensors file that torch and ONNX share, and back."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from safetensors.numpy import save_file
 _SMALL = 1024  # bytes: smaller constants stay in the graph
 
 
-def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Collection[str]) -> None:
+def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Collection[str] | None = None) -> None:
     """Write the initialisers to ``folder/file`` and let the graph point there by offset; changes ``proto``.
 
-    Those named in ``parameters`` (state-dict keys) become fp16. The graph computes in float32: each passes a Cast, which runtimes fold away
-    when they load the file. Large constants (dictionaries, say) keep their type.
+    Those named in ``parameters`` (state-dict keys; all when left out) become fp16 where they are float32. The graph computes in float32:
+    each of them passes a Cast, which runtimes fold away when they load the file. Large constants (dictionaries, int8 weights) keep their
+    type.
+    What (de)quantises stays in the graph: a scale is exact or wrong, and TensorRT wants to see it.
     """
     graph = proto.graph
-    halved = [tensor for tensor in graph.initializer if _key(tensor.name) in parameters and tensor.data_type == TensorProto.FLOAT]
-    arrays = {_key(tensor.name): numpy_helper.to_array(tensor).astype(np.float16) for tensor in halved}
+    scales = {name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
+    halved, arrays = set(), {}
     for tensor in graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        if _key(tensor.name) not in arrays and value.nbytes >= _SMALL:
-            arrays[_key(tensor.name)] = value
+        key, value = _key(tensor.name), numpy_helper.to_array(tensor)
+        if tensor.name in scales:
+            continue
+        if value.dtype == np.float32 and (parameters is None or key in parameters):
+            halved.add(key)
+            arrays[key] = value.astype(np.float16)
+        elif value.nbytes >= _SMALL or value.dtype == np.int8:
+            arrays[key] = value
     save_file(arrays, folder / file)
     with (folder / file).open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
@@ -35,9 +42,9 @@ def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Col
     casts = []
     for tensor in graph.initializer:
         key = _key(tensor.name)
-        if key not in arrays:
+        if tensor.name in scales or key not in arrays:
             continue
-        if key in parameters and tensor.data_type == TensorProto.FLOAT:
+        if key in halved:
             whole = tensor.name
             tensor.name, tensor.data_type = f"{whole}.fp16", TensorProto.FLOAT16
             casts.append(helper.make_node("Cast", [tensor.name], [whole], name=f"{whole}.cast", to=TensorProto.FLOAT))
@@ -45,7 +52,22 @@ def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Col
         tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL))
         for name, where in (("location", file), ("offset", 8 + length + begin), ("length", end - begin)):
             tensor.external_data.add(key=name, value=str(where))
-    nodes = [*casts, *graph.node]
+    _replace_nodes(graph, [*casts, *graph.node])
+
+
+def internalise(path: Path) -> onnx.ModelProto:
+    """The graph that `externalise` wrote to ``path``, its weights inside, as float32 and without their casts."""
+    proto = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    casts = [node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] in weights]
+    for node in casts:
+        tensor = weights[node.input[0]]
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), node.output[0]))
+    _replace_nodes(proto.graph, [node for node in proto.graph.node if node not in casts])
+    return proto
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -35,12 +35,6 @@ def nearest(queries: Tensor, entries: Tensor, count: int, leave_out: Tensor | No
     return found.values, found.indices
 
 
-def gather(entries: Tensor, indices: Tensor) -> Tensor:
-    """Rows [C, N, K, p] of ``entries`` [C, M, p] at ``indices`` [C, N, K]."""
-    starts = torch.arange(len(entries), device=entries.device)[:, None, None] * entries.shape[1]
-    return F.embedding(indices + starts, entries.flatten(0, 1))
-
-
 def fading(squared: Tensor) -> Tensor:
     """Squared distances [..., K] that grow without bound toward the largest, so that the neighbour at the border has next to no weight.
 
@@ -223,6 +217,12 @@ class Codes(nn.Module):
         """All coefficients [C, M, p] float32."""
         return (self.codes.float() - 128) * self.scale
 
+    def pick(self, indices: Tensor) -> Tensor:
+        """Coefficients [C, N, K, p] float32 of the entries at ``indices`` [C, N, K]."""
+        # Picked as bytes: fewer of them, and OpenVINO miscompiles a reshape between decoding and picking.
+        first = torch.arange(len(indices), device=indices.device)[:, None, None] * self.codes.shape[1]
+        return (self.codes.flatten(0, 1)[indices + first].float() - 128) * self.scale[:, None]
+
 
 class PositionEmbedding(nn.Module, ABC):
     """What LLE and LcR share: each LR patch is written by its nearest in the dictionary, and the HR patches are summed with those weights.
@@ -256,10 +256,10 @@ class PositionEmbedding(nn.Module, ABC):
 
     def forward(self, lr: Tensor) -> ModelOutput:
         """lr [N, 3, 16, 16] in [-1, 1] → sr [N, 3, 128, 128]."""
-        query, entries = self.inputs.encode(self.lr_components.take(lr)), self.inputs.entries()
-        squared, indices = nearest(query, entries, self.neighbours)
-        weights = self.weights(query, gather(entries, indices), squared)
-        values = (weights[:, :, None] @ gather(self.targets.entries(), indices))[:, :, 0]
+        query = self.inputs.encode(self.lr_components.take(lr))
+        squared, indices = nearest(query, self.inputs.entries(), self.neighbours)
+        weights = self.weights(query, self.inputs.pick(indices), squared)
+        values = (weights[:, :, None] @ self.targets.pick(indices))[:, :, 0]
         picture = self.hr_components.put(self.targets.decode(values))
         return ModelOutput(enlarge(picture, 8 * self.lr_side))
 

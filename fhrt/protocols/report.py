@@ -29,7 +29,7 @@ Values = NDArray[np.floating[Any]]
 Pictures = NDArray[np.uint8]
 
 METRICS = ("psnr", "ssim", "fsim", "identity")
-PACKAGES = ("fhrt", "numpy", "opencv-python-headless", "onnxruntime", "torch", "matplotlib")
+PACKAGES = ("fhrt", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch", "matplotlib")
 
 # Of the drawings. A power of two: sizes in inches times this give whole pixels again, so that the sheet's pictures stay as they are.
 DPI = 128

@@ -15,6 +15,8 @@ from fhrt.runtime.card import Card
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
+INT8_GRAPH, INT8_WEIGHTS = "model.int8.onnx", "model.int8.safetensors"
+"""Of the INT8 form, which a bundle may have besides: the same network with quantised weights and activations."""
 
 SYSTEMS = dict.fromkeys(("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp"), "fit")
 SYSTEMS |= dict.fromkeys(("mnce", "lle", "lcr"), "dictionary")
@@ -23,23 +25,24 @@ SYSTEMS |= dict.fromkeys(("mnce", "lle", "lcr"), "dictionary")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its card."""
+    """A bundle whose files were checked against its card, and in which of its forms it shall run: "fp32" or "int8"."""
 
     folder: Path
     card: Card
+    precision: str = "fp32"
 
     @property
     def graph(self) -> Path:
-        return self.folder / GRAPH
+        return self.folder / (INT8_GRAPH if self.precision == "int8" else GRAPH)
 
     @property
     def weights(self) -> Path:
-        return self.folder / WEIGHTS
+        return self.folder / (INT8_WEIGHTS if self.precision == "int8" else WEIGHTS)
 
     @property
     def sha256(self) -> str:
-        """Of graph and weights together."""
-        return hashlib.sha256("".join(self.card.sha256[file] for file in (GRAPH, WEIGHTS)).encode()).hexdigest()
+        """Of the form's graph and weights together."""
+        return hashlib.sha256("".join(self.card.sha256[file.name] for file in (self.graph, self.weights)).encode()).hexdigest()
 
 
 def open_bundle(name: str | Path) -> Bundle:
@@ -74,8 +77,9 @@ def read_card(folder: Path) -> Card:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{folder / CARD} is not a model card: {place} {first['msg']}") from error
-    if set(card.sha256) != {GRAPH, WEIGHTS}:
-        raise WeightsError(f"{folder / CARD} must hold the sha256 of {GRAPH} and {WEIGHTS}, and of nothing else")
+    files = (GRAPH, WEIGHTS, *((INT8_GRAPH, INT8_WEIGHTS) if card.int8 else ()))
+    if set(card.sha256) != set(files):
+        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, and of nothing else")
     return card
 
 

@@ -5,6 +5,23 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
+class Int8(BaseModel):
+    """What a bundle's INT8 form is worth, as ``fhrt quantise`` measured it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: dict[str, float]
+    """Protocol → PSNR of the fp32 form less that of this one, dB, mean over ``faces`` faces of the validation split."""
+    faces: int
+    backend: str
+    """Which computed the pictures."""
+
+    @property
+    def worst(self) -> float:
+        """The loss under the protocol that suffers most; infinite where none was measured."""
+        return max(self.loss.values(), default=float("inf"))
+
+
 class Card(BaseModel):
     """``card.json`` of a bundle. Sizes are (height, width) in pixels."""
 
@@ -27,8 +44,10 @@ class Card(BaseModel):
     licence: str
     scores: dict[str, dict[str, float]] = {}
     """Protocol → metric → value, as ``fhrt eval`` measured them."""
+    int8: Int8 | None = None
+    """Of the INT8 form; None where the bundle has none."""
     sha256: dict[str, str]
-    """File name → checksum, for the graph and the weights."""
+    """File name → checksum, for the graph and the weights of each form."""
 
     @property
     def scale(self) -> int:

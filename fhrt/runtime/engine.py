@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,6 +21,7 @@ from fhrt.runtime.card import Card
 
 BACKENDS = {
     "onnxruntime": "ort:open_cpu",
+    "openvino": "openvino:open_engine",
     "onnxruntime-cuda": "ort:open_cuda",
     "onnxruntime-tensorrt": "ort:open_tensorrt",
     "tensorrt": "trt:open_engine",
@@ -27,6 +30,11 @@ BACKENDS = {
 """Name → "module:function" of this package, called with a bundle and `Options`; imported only when a model is opened with it."""
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+FASTER_IN_INT8 = ("openvino",)
+"""ONNX Runtime takes longer for a bundle's INT8 form than for its fp32 one; on TensorRT nobody has measured it."""
+INT8_LOSS = 0.1
+"""dB of PSNR, under every protocol: what speed may cost unasked."""
+
 PLANS = ("auto", "whole", "cut")
 LOG = logging.getLogger("fhrt")
 MAX_BATCH = 32
@@ -56,6 +64,12 @@ class Engine(Protocol):
 
     @property
     def card(self) -> Card: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     def run(self, lr: NDArray[np.float32]) -> Output:
         """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else."""
@@ -101,10 +115,11 @@ def load(
     """Open a shipped model by name, or a bundle folder, after checking its sha256.
 
     backend: "auto" or one of `BACKENDS`. device: "auto", "cpu", "cuda" or "cuda:N". precision: "auto", "fp32", "fp16" or "int8". What is
-    asked for by name is what runs, or an error; "auto" takes TensorRT where ``fhrt build`` has made its engines, else ONNX Runtime on the
-    CPU. threads: CPU threads of the network; default all cores. plan: how the CPU executes the graph, "whole" by ONNX Runtime alone, or
-    "cut" with fhrt's kernels where the graph has nodes for them (needs onnx); "auto" measures both once and remembers which was quicker.
-    Raises UnknownModelError, WeightsError, BackendError, MissingExtraError.
+    asked for by name is what runs, or an error. "auto" takes TensorRT where ``fhrt build`` has made its engines, else OpenVINO where it is
+    installed on an x86-64 processor, else ONNX Runtime on the CPU; int8 where the bundle has that form, lost at most `INT8_LOSS` by it, and
+    the backend is faster with it. threads: CPU threads of the network; default all cores. plan: how ONNX Runtime's CPU backend executes the
+    graph, "whole" by itself, or "cut" with fhrt's kernels where the graph has nodes for them (needs onnx); "auto" measures both once and
+    remembers which was quicker. Raises UnknownModelError, WeightsError, BackendError, MissingExtraError.
     """
     if backend not in ("auto", *BACKENDS):
         raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
@@ -115,7 +130,7 @@ def load(
     for each in candidates:
         module, _, function = BACKENDS[each].partition(":")
         try:
-            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(bundle, options)
+            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(*_form(bundle, options, each))
         except (BackendError, MissingExtraError) as error:
             if len(candidates) == 1:
                 raise
@@ -142,8 +157,7 @@ def build(
     """
     if not batches or not set(batches) <= set(BUCKETS):
         raise BackendError(f"engines are built for batches of {', '.join(map(str, BUCKETS))}, not {', '.join(map(str, batches)) or 'none'}")
-    options = _checked(device, precision)
-    bundle = open_bundle(name)
+    bundle, options = _form(open_bundle(name), _checked(device, precision), "tensorrt")
     from fhrt.runtime.trt import TensorRTEngine
 
     return TensorRTEngine(bundle, options, batches, progress).batches
@@ -161,24 +175,31 @@ def _checked(device: str, precision: str, threads: int | None = None, plan: Plan
     return Options(device, precision, threads, plan, may_build)
 
 
+def _form(bundle: Bundle, options: Options, backend: str) -> tuple[Bundle, Options]:
+    """The bundle's form that the backend shall run, and the options that ask for it. Raises BackendError where it is not there."""
+    int8 = bundle.card.int8
+    if options.precision == "int8" and int8 is None:
+        raise BackendError(f"{bundle.card.name} has no INT8 form; make it: fhrt quantise {bundle.folder} --data DIR -o OUT")
+    if options.precision == "auto" and backend in FASTER_IN_INT8 and int8 is not None and int8.worst <= INT8_LOSS:
+        options = replace(options, precision="int8")
+    return (replace(bundle, precision="int8") if options.precision == "int8" else bundle), options
+
+
 def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
-    """Backends that "auto" tries, in order. Building engines takes minutes, so it is never begun unasked where the CPU would do."""
+    """Backends that "auto" tries, in order. Building engines takes minutes, so it is never begun unasked where the CPU would do.
+
+    Which is the faster on a CPU goes by rule, from docs/performance.md, not by measuring at each start.
+    """
     device = options.device.partition(":")[0]
-    if device == "cpu" or options.plan != "auto":
-        return ("onnxruntime",)
-    if device == "cuda" or options.precision == "fp16":
+    if device == "cuda" or (device == "auto" and options.precision == "fp16"):
         return ("tensorrt", "torch", "onnxruntime-cuda")
+    if options.plan != "auto":
+        return ("onnxruntime",)
+    x86 = platform.machine().lower() in ("x86_64", "amd64")  # nobody has measured another processor
+    cpu = ("openvino", "onnxruntime") if x86 and find_spec("openvino") else ("onnxruntime",)
     from fhrt.runtime.engine_cache import has_engines
 
-    return ("tensorrt", "onnxruntime") if has_engines(bundle) else ("onnxruntime",)
-
-
-def join(parts: Sequence[Output]) -> Output:
-    """Outputs of consecutive faces as one."""
-    if len(parts) == 1:
-        return parts[0]
-    given = (field.name for field in fields(Output) if getattr(parts[0], field.name) is not None)
-    return Output(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in given})
+    return ("tensorrt", *cpu) if device == "auto" and has_engines(bundle) else cpu
 
 
 def check_lr(lr: NDArray[np.float32], size: tuple[int, int]) -> None:

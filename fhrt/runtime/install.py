@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from fhrt.errors import WeightsError
-from fhrt.runtime.bundle import CARD, GRAPH, SHIPPED, WEIGHTS, open_bundle, own_bundles
+from fhrt.runtime.bundle import CARD, GRAPH, INT8_GRAPH, INT8_WEIGHTS, SHIPPED, WEIGHTS, open_bundle, own_bundles
 from fhrt.runtime.card import Card
 
 LARGEST = 2 << 30  # bytes of an archive's files together: no bundle comes near it
@@ -40,7 +40,7 @@ def install(source: str | Path) -> Card:
             raise WeightsError(f"{source}: {card.name} comes with fhrt; a model of one's own needs another name")
         new = place / "bundle"
         new.mkdir()
-        for file in (GRAPH, WEIGHTS, CARD):
+        for file in (*card.sha256, CARD):
             shutil.copyfile(folder / file, new / file)
         open_bundle(new)  # as it was copied: the source may have changed meanwhile
         final = own_bundles() / card.name
@@ -70,7 +70,7 @@ def _shown(address: str) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """The bundle's three files of a zip archive, at its top or in one folder of it; whatever else it holds is left alone."""
+    """The bundle's files of a zip archive, at its top or in one folder of it; whatever else it holds is left alone."""
     folder.mkdir()
     try:
         with zipfile.ZipFile(archive) as file:
@@ -80,6 +80,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
             for name in (GRAPH, WEIGHTS, CARD):
                 if name not in found:
                     raise WeightsError(f"{archive} holds no {name}: no bundle")
+            for name in found.keys() & {GRAPH, WEIGHTS, CARD, INT8_GRAPH, INT8_WEIGHTS}:
                 with file.open(found[name]) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
     except (OSError, zipfile.BadZipFile) as error:

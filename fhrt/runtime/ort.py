@@ -12,10 +12,11 @@ from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError, WeightsError
 from fhrt.files import cache_folder
 from fhrt.runtime import choice
+from fhrt.runtime.batch import run_in_parts
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import CutSession
-from fhrt.runtime.engine import MAX_BATCH, Options, Output, check_lr, join
+from fhrt.runtime.engine import Options, Output
 from fhrt.runtime.plan import DOMAIN, require_onnx
 
 LARGEST_CUT = 60  # GFLOP per face: beyond, a single call takes seconds, and the kernels are a few percent of it
@@ -24,29 +25,24 @@ Session: TypeAlias = onnxruntime.InferenceSession | CutSession
 
 
 class OrtEngine:
-    """Runs a bundle with a dynamic batch: every number of faces is one call, up to ``MAX_BATCH``. session: default the whole graph's."""
+    """Runs a bundle with a dynamic batch: every number of faces is one call, up to `MAX_BATCH` of fhrt.runtime.engine.
 
-    def __init__(self, bundle: Bundle, session: Session | None = None) -> None:
+    session: the whole graph's when left out.
+    """
+
+    def __init__(self, bundle: Bundle, session: Session | None = None, backend: str = "onnxruntime", precision: str = "") -> None:
         self.session = _whole(bundle, None) if session is None else session
-        self._card = bundle.card
-
-    @property
-    def card(self) -> Card:
-        return self._card
+        self.card: Card = bundle.card
+        self.backend, self.precision = backend, precision or bundle.precision
 
     def run(self, lr: NDArray[np.float32]) -> Output:
         """See `fhrt.runtime.engine.Engine.run`."""
-        check_lr(lr, self._card.input_size)
-        if len(lr) == 0:
-            return Output(**{each.name: np.empty((0, *each.shape[1:]), np.float32) for each in self.session.get_outputs()})
-        names = list(self._card.outputs)
-        batches = (lr[at : at + MAX_BATCH] for at in range(0, len(lr), MAX_BATCH))
-        return join([Output(**dict(zip(names, self.session.run(names, {"lr": batch}), strict=True))) for batch in batches])
+        return run_in_parts(lambda part: self.session.run(list(self.card.outputs), {"lr": part}), lr, self.card)
 
 
 def open_cpu(bundle: Bundle, options: Options) -> OrtEngine:
     """Backend ``onnxruntime``: see ``plan`` of `fhrt.runtime.load`."""
-    options.require("onnxruntime", devices=("cpu",), precisions=("fp32",), plans=("whole", "cut"))
+    options.require("onnxruntime", devices=("cpu",), precisions=("fp32", "int8"), plans=("whole", "cut"))
     threads = options.threads
     makers = {"whole": lambda: _whole(bundle, threads), "cut": lambda: CutSession(bundle, _session_options(threads, spinning=False))}
     if options.plan != "auto":
@@ -62,21 +58,23 @@ def open_cpu(bundle: Bundle, options: Options) -> OrtEngine:
 def open_cuda(bundle: Bundle, options: Options) -> OrtEngine:
     """Backend ``onnxruntime-cuda``, for comparison: ONNX Runtime's CUDA provider."""
     options.require("onnxruntime-cuda", devices=("cuda",), precisions=("fp32",))
-    return OrtEngine(bundle, _on_device(bundle, options, "CUDAExecutionProvider", {}))
+    return OrtEngine(bundle, _on_device(bundle, options, "CUDAExecutionProvider", {}), "onnxruntime-cuda")
 
 
 def open_tensorrt(bundle: Bundle, options: Options) -> OrtEngine:
     """Backend ``onnxruntime-tensorrt``, for comparison: ONNX Runtime's TensorRT provider, which keeps a cache of its own."""
     options.require("onnxruntime-tensorrt", devices=("cuda",), precisions=("fp32", "fp16"))
     folder = cache_folder() / "onnxruntime-tensorrt" / bundle.sha256
+    precision = "fp32" if options.precision == "fp32" else "fp16"
     settings = {
-        "trt_fp16_enable": options.precision != "fp32",
+        "trt_fp16_enable": precision == "fp16",
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": True,
         "trt_timing_cache_path": str(folder),
     }
-    return OrtEngine(bundle, _on_device(bundle, options, "TensorrtExecutionProvider", settings))
+    session = _on_device(bundle, options, "TensorrtExecutionProvider", settings)
+    return OrtEngine(bundle, session, "onnxruntime-tensorrt", precision)
 
 
 def _session_options(threads: int | None, *, spinning: bool = True) -> onnxruntime.SessionOptions:

@@ -15,10 +15,11 @@ try:
 except ImportError as error:
     raise MissingExtraError('backend torch needs torch and onnx: pip install "fhrt[train]"') from error
 
+from fhrt.runtime.batch import run_in_parts
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import run_kernel
-from fhrt.runtime.engine import BUCKETS, MAX_BATCH, Options, Output, check_lr, join
+from fhrt.runtime.engine import BUCKETS, Options, Output
 from fhrt.runtime.half import halve
 from fhrt.runtime.plan import Kernel, cut
 from fhrt.runtime.torch_graph import TorchSegment
@@ -35,6 +36,8 @@ def open_engine(bundle: Bundle, options: Options) -> TorchEngine:
 class TorchEngine:
     """The reference for TensorRT, and the way to a GPU without it: the same plan, the same precisions."""
 
+    backend = "torch"
+
     def __init__(self, bundle: Bundle, options: Options) -> None:
         on_cpu = options.device == "cpu"
         if not on_cpu and not torch.cuda.is_available():
@@ -45,23 +48,19 @@ class TorchEngine:
             raise BackendError("backend torch has fp16 on a CUDA device only")
         if on_cpu and options.threads not in (None, torch.get_num_threads()):
             raise BackendError(f"backend torch runs with torch's {torch.get_num_threads()} threads; torch.set_num_threads changes that")
-        self._card, self._lock = bundle.card, Lock()
+        self.card: Card = bundle.card
+        self._lock = Lock()
         self.device = torch.device("cpu") if on_cpu else torch.device("cuda", options.device_index)
         self.precision = "fp32" if on_cpu or options.precision == "fp32" else "fp16"
         self.plan = halve(cut(bundle)) if self.precision == "fp16" else cut(bundle)
         self._steps = [step if isinstance(step, Kernel) else TorchSegment(step, bundle, self.device) for step in self.plan.steps]
         self._buckets: dict[int, _Bucket] = {}
 
-    @property
-    def card(self) -> Card:
-        return self._card
-
     def run(self, lr: NDArray[np.float32]) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; on a device one call at a time, further threads wait."""
-        check_lr(lr, self._card.input_size)
-        return join([self._some(lr[at : at + MAX_BATCH]) for at in range(0, max(1, len(lr)), MAX_BATCH)])
+        return run_in_parts(self._some, lr, self.card)
 
-    def _some(self, lr: NDArray[np.float32]) -> Output:
+    def _some(self, lr: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         if self.device.type == "cpu":
             given = self._execute({"lr": torch.from_numpy(np.ascontiguousarray(lr))})
         else:
@@ -70,7 +69,7 @@ class TorchEngine:
                 if batch not in self._buckets:
                     self._buckets[batch] = _Bucket(self, batch)
                 given = self._buckets[batch].run(lr)
-        return Output(**{name: given[name].numpy() for name in self._card.outputs})
+        return [given[name].numpy() for name in self.card.outputs]
 
     @torch.no_grad()
     def _execute(self, tensors: Tensors) -> Tensors:

@@ -23,10 +23,11 @@ except ImportError as error:
     raise MissingExtraError('backend tensorrt needs TensorRT, CuPy and onnx: pip install "fhrt[tensorrt]"') from error
 
 from fhrt.runtime import trt_build
+from fhrt.runtime.batch import run_in_parts
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import run_kernel
-from fhrt.runtime.engine import BUCKETS, Options, Output, check_lr, join
+from fhrt.runtime.engine import BUCKETS, Options, Output
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
 from fhrt.runtime.half import halve
 from fhrt.runtime.ort import OrtEngine
@@ -48,12 +49,15 @@ def open_engine(bundle: Bundle, options: Options) -> TensorRTEngine:
 class TensorRTEngine:
     """``batches``: sizes to build and open; default see `open_engine`. progress: told of each step of building. Raises BackendError."""
 
+    backend = "tensorrt"
+
     def __init__(
         self, bundle: Bundle, options: Options, batches: Sequence[int] | None = None, progress: trt_build.Progress | None = None
     ) -> None:
         if not hasattr(_C, "cuda"):
             raise BackendError("backend tensorrt: fhrt was built without CUDA; install it again where nvcc is on the PATH")
-        self._card, self._bundle, self._index = bundle.card, bundle, options.device_index
+        self.card: Card = bundle.card
+        self._bundle, self._index = bundle, options.device_index
         self._lock, self._log = Lock(), trt_build.Log()
         self.gpu, capability = _device(self._index)
         self.plan, self.precision = _plan(bundle, options.precision)
@@ -77,28 +81,22 @@ class TensorRTEngine:
                     raise BackendError(f"{self.gpu}, batch of {batch}: {error}") from error
 
     @property
-    def card(self) -> Card:
-        return self._card
-
-    @property
     def batches(self) -> tuple[int, ...]:
         """The batch sizes that are there."""
         return tuple(bucket.batch for bucket in self._buckets)
 
     def run(self, lr: NDArray[np.float32]) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; one call at a time, further threads wait."""
-        check_lr(lr, self._card.input_size)
-        largest = self._buckets[-1].batch
         with self._lock, cupy.cuda.Device(self._index):
-            return join([self._some(lr[at : at + largest]) for at in range(0, max(1, len(lr)), largest)])
+            return run_in_parts(self._some, lr, self.card, self.batches[-1])
 
-    def _some(self, lr: NDArray[np.float32]) -> Output:
+    def _some(self, lr: NDArray[np.float32]) -> list[NDArray[Any]]:
         bucket = next(each for each in self._buckets if each.batch >= len(lr))
         try:
             results = bucket.run(lr)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(f"{self.gpu}: {error}") from error
-        return Output(**{name: results[name] for name in self._card.outputs})
+        return [results[name] for name in self.card.outputs]
 
     def _open(self, builder: _Builder, runtime: Any, batch: int) -> _Bucket:
         engines, keys = builder.engines(runtime, batch)
@@ -111,7 +109,7 @@ class TensorRTEngine:
             for key in keys:
                 builder.cache.remove(key)
             raise BackendError(
-                f"the {self.precision} engine of {self._card.name} for {batch} faces differs from ONNX Runtime: {parity:.1f} dB, and"
+                f"the {self.precision} engine of {self.card.name} for {batch} faces differs from ONNX Runtime: {parity:.1f} dB, and"
                 f" {PARITY_DB[self.precision]:.0f} are needed; it was deleted. precision='fp32' is the nearest"
             )
         for key in keys:
@@ -120,7 +118,7 @@ class TensorRTEngine:
 
     def _parity(self, bucket: _Bucket) -> float:
         """PSNR of the first and the last face, against ONNX Runtime."""
-        lr = np.random.default_rng(0).uniform(-1, 1, (bucket.batch, 3, *self._card.input_size)).astype(np.float32)
+        lr = np.random.default_rng(0).uniform(-1, 1, (bucket.batch, 3, *self.card.input_size)).astype(np.float32)
         ends = [0, -1]
         difference = bucket.run(lr)["sr"][ends] - OrtEngine(self._bundle).run(lr[ends]).sr
         error = float(np.mean(difference.astype(np.float64) ** 2))

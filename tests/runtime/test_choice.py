@@ -69,7 +69,7 @@ def test_a_cache_that_cannot_be_written_breaks_nothing(cache: Path) -> None:
 
 
 def test_plans_by_name_agree_and_auto_is_one_of_them(cache: Path) -> None:
-    whole, pieces, auto = (load("lite", plan=plan) for plan in ("whole", "cut", "auto"))
+    whole, pieces, auto = (load("lite", backend="onnxruntime", plan=plan) for plan in ("whole", "cut", "auto"))
     assert isinstance(pieces.session, CutSession) and not isinstance(whole.session, CutSession)
     for name in ("sr", "theta"):
         for engine in (pieces, auto):
@@ -84,7 +84,7 @@ def test_auto_is_whole_where_the_kernels_would_take_more_threads(cache: Path) ->
     before = ops.get_num_threads()
     ops.set_num_threads(2)
     try:
-        session = load("lite", threads=1).session
+        session = load("lite", backend="onnxruntime", threads=1).session
         assert session.get_session_options().intra_op_num_threads == 1 and not cache.exists()
     finally:
         ops.set_num_threads(before)
@@ -93,7 +93,7 @@ def test_auto_is_whole_where_the_kernels_would_take_more_threads(cache: Path) ->
 def test_without_onnx(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "onnx.shape_inference", raising=False)
-    assert not isinstance(load("lite").session, CutSession) and not cache.exists()
+    assert not isinstance(load("lite", backend="onnxruntime").session, CutSession) and not cache.exists()
     with pytest.raises(MissingExtraError, match="pip install"):
         load("lite", plan="cut")
 

@@ -1,0 +1,24 @@
+"""A batch of any size through a network that takes a bounded one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhrt.runtime.card import Card
+from fhrt.runtime.engine import MAX_BATCH, Output, check_lr
+
+
+def run_in_parts(
+    call: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]], lr: NDArray[np.float32], card: Card, largest: int = MAX_BATCH
+) -> Output:
+    """`fhrt.runtime.engine.Engine.run` by ``call``, which gives the card's outputs of 1 to ``largest`` faces, in the card's order."""
+    check_lr(lr, card.input_size)
+    if len(lr) == 0:
+        parts = [[output[:0] for output in call(np.zeros((1, *lr.shape[1:]), np.float32))]]
+    else:
+        parts = [list(call(lr[at : at + largest])) for at in range(0, len(lr), largest)]
+    outputs = (part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*parts, strict=True))
+    return Output(**dict(zip(card.outputs, outputs, strict=True)))
