@@ -17,6 +17,7 @@ ARROWS = {
     "faces": {"ops"},
     "metrics": {"ops"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
+    "video": {"faces", "ops"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops"},
     "models": {"ops", "resample"},
