@@ -154,9 +154,9 @@ def read_cameras(path: Path) -> dict[str, Camera]:
         raise BadInputError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
     except yaml.MarkedYAMLError as error:  # its own text quotes the file, passwords and all
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise BadInputError(f"{path} is not YAML: {error.problem} in line {line}") from None
+        raise BadInputError(f"{path} is not a list of cameras: {error.problem} in line {line}") from None
     except yaml.YAMLError:
-        raise BadInputError(f"{path} is not YAML: it holds characters that are not allowed") from None
+        raise BadInputError(f"{path} is not a list of cameras: it holds characters that are not allowed") from None
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
@@ -168,10 +168,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a name that is given twice, of which YAML would silently forget one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name, (key, _) in zip(names, node.value, strict=True):
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice", key.start_mark)
+        names: list[Any] = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in names:
+                raise yaml.constructor.ConstructorError(None, None, f"{name} is there twice, again", key.start_mark)
+            names.append(name)
         return super().construct_mapping(node, deep)
 
 

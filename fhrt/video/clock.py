@@ -18,7 +18,8 @@ class Clock:
         self._offset: float | None = None if live else 0.0
         self._last: float | None = None
         self._arrival = 0.0
-        self._step = 0.04
+        self._step = 0.04  # between the last two frames that had times
+        self._untimed = False
 
     def restart(self) -> None:
         """The source was opened again: its times start anew."""
@@ -27,18 +28,20 @@ class Clock:
 
     def __call__(self, seconds: float | None, arrival: float) -> float:
         """The presentation time of a frame with the time `seconds` (None: it has none) that came in at `arrival`, monotonic."""
-        passed = max(arrival - self._arrival, 0.001) if self._live else self._step
+        passed = self._step
+        if self._live and not (self._untimed and seconds is not None):  # the first frames may lack times, and come as a burst
+            passed = max(arrival - self._arrival, 0.001)
         expected = 0.0 if self._last is None else self._last + passed
-        if seconds is None:
-            time = expected
-        else:
+        time = expected
+        if seconds is not None:
             if self._offset is None:
                 self._offset = expected - seconds
             time = seconds + self._offset
             if self._last is not None and (time <= self._last or (self._live and abs(time - expected) > JUMP)):
                 self.jumps += 1
                 self._offset, time = expected - seconds, expected
-        if self._last is not None:
-            self._step = time - self._last
+            elif self._last is not None and not self._untimed:
+                self._step = time - self._last
+        self._untimed = seconds is None
         self._last, self._arrival = time, arrival
         return time

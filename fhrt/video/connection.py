@@ -10,6 +10,7 @@ from fhrt.errors import BadInputError, SourceError
 from fhrt.faces.inputs import read_picture
 from fhrt.video.hardware import Decode, hardware
 from fhrt.video.health import Health
+from fhrt.video.redact import redact
 from fhrt.video.sources import Source
 
 if TYPE_CHECKING:
@@ -64,14 +65,27 @@ class Connection:
         self._health = health
         options, form = _options(source)
         self._timeout = timeout if source.live else float("inf")
+        self._silence = f"no answer for {timeout:g} s"
         limit = timeout if source.live else None
-        self._container = av.open(
-            source.address, format=form, options=options, timeout=limit, metadata_errors="replace", hwaccel=hardware(decode)
-        )
+        asked = time.monotonic()
+        try:
+            self._container = av.open(
+                source.address, format=form, options=options, timeout=limit, metadata_errors="replace", hwaccel=hardware(decode)
+            )
+        except (av.error.ExitError, av.error.InvalidDataError) as error:
+            if isinstance(error, av.error.ExitError) or time.monotonic() - asked >= self._timeout:
+                raise SourceError(self._silence) from None
+            raise
+        except RuntimeError as error:  # PyAV's own, where the card was asked for by name
+            if decode != "nvdec" or isinstance(error, av.FFmpegError):
+                raise
+            raise SourceError(f"NVDEC does not know its codec: {redact(error)}") from None
         try:
             stream = self._container.streams.best("video")
             if stream is None or stream.disposition & Disposition.attached_pic:  # the latter is a song's cover
                 raise SourceError("it holds no video")
+            if stream.codec_context is None:
+                raise SourceError("there is no decoder for its codec")
             self._stream = cast("av.VideoStream", stream)
             self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
             codec = self._stream.codec_context
@@ -92,7 +106,7 @@ class Connection:
         import av
 
         to_unix: float | None = None
-        codec = self._stream.codec_context
+        codec, time_base = self._stream.codec_context, float(self._stream.time_base or 0)
         believable = SizeGate((codec.width, codec.height))
         last = time.monotonic()
         for packet in self._packets():
@@ -114,7 +128,7 @@ class Connection:
                     self._health.drop("size")
                     continue
                 last = arrival
-                seconds = None if frame.pts is None else frame.time
+                seconds = None if frame.pts is None else frame.pts * time_base  # a flushed frame does not know its own
                 yield Picture(frame, seconds, None if seconds is None or to_unix is None else to_unix + seconds, arrival)
             if not self.recording and arrival - last > PATIENCE:
                 raise SourceError(f"packets come, but no whole picture for {PATIENCE:g} s")
@@ -126,7 +140,7 @@ class Connection:
         for packet in self._container.demux(self._stream):
             if time.monotonic() - asked >= self._timeout:
                 # The first read that times out gives the packet that the parser had kept, only the second would say so.
-                raise SourceError(f"no answer for {self._timeout:g} s")
+                raise SourceError(self._silence)
             if packet.size == 0:
                 empty += 1
             else:

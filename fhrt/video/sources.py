@@ -96,8 +96,8 @@ def _stream(address: str) -> Source:
     try:
         parts = urlsplit(address)
         port = parts.port
-    except ValueError as error:  # e.g. a port that is no number, as where a password holds a "/"
-        raise BadInputError(f"{shown} is no address; write / @ and : within a password as %2F %40 and %3A") from error
+    except ValueError:  # e.g. a port that is no number, as where a password holds a "/"; its text may quote the password
+        raise BadInputError(f"{shown} is no address; write / @ and : within a password as %2F %40 and %3A") from None
     if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
         raise BadInputError(f"{shown} begins with {parts.scheme}://; known are rtsp, rtsps, http and https")
     if not parts.hostname:
