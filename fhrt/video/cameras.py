@@ -101,9 +101,8 @@ class Cameras:
 
     def stop(self) -> None:
         """Ends all readers, within two seconds together."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        with self._lock:  # so that no camera starts any more
+            self._stopping.set()
         _stop(self._readers.values())
 
     def __enter__(self) -> Self:
@@ -137,11 +136,13 @@ class Cameras:
             _log.error("the cameras stay as they are: %s", self.problem)
             return
         with self._lock:
+            if self._stopping.is_set():
+                return
             old = {name: reader for name, reader in self._readers.items() if name in fresh or name not in cameras}
             self._readers = {name: fresh.get(name) or self._readers[name] for name in cameras}
+            for reader in fresh.values():
+                reader.start()
         self._cameras, self.problem = cameras, ""
-        for reader in fresh.values():
-            reader.start()
         _log.info("%s: %d cameras, %d of them new or changed, %d stopped", self.path, len(cameras), len(fresh), len(old))
         _stop(old.values())
 
@@ -155,12 +156,12 @@ def read_cameras(path: Path) -> dict[str, Camera]:
     except yaml.MarkedYAMLError as error:  # its own text quotes the file, passwords and all
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise BadInputError(f"{path} is not a list of cameras: {error.problem} in line {line}") from None
-    except yaml.YAMLError:
-        raise BadInputError(f"{path} is not a list of cameras: it holds characters that are not allowed") from None
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
         raise BadInputError(redact(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}")) from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # forbidden characters, a 13th month, ten thousand brackets
+        raise BadInputError(f"{path} is not a list of cameras: it cannot be parsed as YAML") from None
     return listed.cameras
 
 

@@ -104,8 +104,18 @@ class Reader:
         """Whether no further frame will come."""
         return self._queue.ended
 
+    @property
+    def waiting(self) -> int:
+        """How many frames can be taken at once."""
+        return len(self._queue)
+
     def take(self, timeout: float | None = None) -> Frame | None:
-        """The next frame under the policy; None after `timeout` seconds without one, or at the end."""
+        """The next frame under the policy; None after `timeout` seconds without one, or at the end.
+
+        Raises BadInputError where the reader was not started, and would be waited for in vain.
+        """
+        if self._threads[0].ident is None and not self._stopping.is_set():
+            raise BadInputError(f"the reader of {self.source.name} was not started; use it in a with statement")
         frame = self._queue.take(timeout)
         if frame is not None:
             self.health.record("age", frame.age())

@@ -50,6 +50,8 @@ def test_short_and_long_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("cameras:\n  a: rtsp://h/1\n  a: rtsp://h/2\n", "a is there twice, again in line 3"),
         ("cameras:\n  a: 'rtsp://u:hunter2@h/\n", "is not a list of cameras: .* line"),
         ("cameras: \x00", "is not a list of cameras"),
+        ("cameras: {a: 2024-13-01}", "is not a list of cameras"),
+        ("[" * 10000, "is not a list of cameras"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_place_and_without_passwords(tmp_path: Path, text: str, said: str) -> None:

@@ -291,7 +291,7 @@ def many(folder: Path, cameras: int, seconds: float) -> tuple[list[float], list[
         used, start = sum(process.cpu_times()[:2]), time.monotonic()
         while time.monotonic() - start < seconds:
             with changed:
-                changed.wait_for(lambda: any(len(reader._queue) for reader in readers), 1)
+                changed.wait_for(lambda: any(reader.waiting for reader in readers), 1)
             for reader in readers:
                 if (frame := reader.take(0)) is not None:
                     frame.image  # noqa: B018 - the conversion is part of the work
