@@ -29,6 +29,12 @@ STOP = 1.5  # seconds that `stop` waits at most for a camera that hangs
 _log = logging.getLogger("fhrt.video")
 
 
+def pause(state: State, failures: int) -> float:
+    """Seconds to the next try after so many in a row that failed: doubled each time, and not at once with all other cameras."""
+    first, most = UNAUTHORISED_BACKOFF if state is State.UNAUTHORISED else BACKOFF
+    return min(first * 2.0 ** min(failures, 30), most) * random.uniform(0.5, 1)
+
+
 class Reader:
     """Frames of one source.
 
@@ -146,9 +152,8 @@ class Reader:
                 break
             if self._sign - began > SETTLED:
                 failures = 0
-            first, most = UNAUTHORISED_BACKOFF if state is State.UNAUTHORISED else BACKOFF
-            delay = min(first * 2.0**failures, most) * random.uniform(0.5, 1)
-            failures = min(failures + 1, 30)
+            delay = pause(state, failures)
+            failures += 1
             self.health.change(state, f"{reason}; next try in {delay:.1f} s")
             if self._stopping.wait(delay):
                 break

@@ -147,7 +147,7 @@ def raw_server(script: Callable[[Sender], None] | None = None, status: str = "20
     status: what DESCRIBE is answered with. answer=False: it accepts connections and says nothing.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=Caf\xe9\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
     sdp += "a=fmtp:96 packetization-mode=1\r\na=control:v\r\n"
     open_ones: list[socket.socket] = []
 
@@ -173,7 +173,9 @@ def raw_server(script: Callable[[Sender], None] | None = None, status: str = "20
                     extra = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n"
                 elif method == "PLAY":
                     extra = "Session: 1\r\n"
-                connection.sendall(f"RTSP/1.0 {code}\r\nCSeq: {headers['cseq']}\r\n{extra}\r\n{body}".encode())
+                connection.sendall(
+                    f"RTSP/1.0 {code}\r\nCSeq: {headers['cseq']}\r\n{extra}\r\n{body}".encode("latin-1")
+                )  # as cameras do, whatever RFC 8866 says
                 if method == "PLAY" and script is not None:
                     return script(Sender(connection))
             lines.read()  # until the other side hangs up

@@ -14,6 +14,7 @@ from fhrt.errors import BackendError, BadInputError, SourceError
 from fhrt.video import Reader, State
 from fhrt.video.connection import SizeGate
 from fhrt.video.hardware import _reason_without, hardware
+from fhrt.video.reader import pause
 
 
 def test_a_file_gives_every_frame_in_order_with_its_own_time(clip: Path) -> None:
@@ -139,6 +140,14 @@ def test_nvdec_by_name_is_had_or_refused(clip: Path, caplog: pytest.LogCaptureFi
         with pytest.raises(BackendError, match="NVDEC cannot be had"):
             Reader(clip, decode="nvdec")
         assert hardware("auto") is None
+
+
+@pytest.mark.parametrize(("state", "first", "most"), [(State.OFFLINE, 0.5, 30), (State.UNAUTHORISED, 60, 900)])
+def test_pauses_double_up_to_a_limit_and_differ(state: State, first: float, most: float) -> None:
+    for failures in (0, 1, 3, 10, 10**6):
+        whole = min(first * 2 ** min(failures, 30), most)
+        drawn = [pause(state, failures) for _ in range(200)]
+        assert whole / 2 <= min(drawn) < 0.6 * whole and 0.9 * whole < max(drawn) <= whole
 
 
 def test_a_size_is_believed_when_announced_or_at_the_second_key_frame() -> None:

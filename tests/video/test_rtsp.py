@@ -47,6 +47,7 @@ def test_frames_come_in_order_with_their_times(server: GstServer, transport: str
     (source,) = find_sources(server.address("a"))
     with Reader(replace(source, transport=transport), policy="all") as reader:
         frames = [reader.take(5) for _ in range(50)]
+        assert bool(psutil.Process().net_connections("udp")) == (transport == "udp")
     assert all(frames)
     numbers = np.array([number_in(frame.image) for frame in frames])
     assert (np.diff(numbers) % 100 == 1).all()
@@ -74,6 +75,7 @@ def test_killed_and_restarted(server: GstServer) -> None:
         wait_for(lambda: live(reader), 2 + 1)  # the third try's backoff, and one second
         wait_for(lambda: (after := reader.take(1)) is not None and after.time - before.time > 1, 2)
         assert reader.health.snapshot().reconnects >= 1
+        assert reader.health.snapshot().clock_jumps == 0  # a camera that starts anew is none
 
 
 def test_a_stall_is_seen_affects_no_other_camera_and_does_not_hold_up_stopping(server: GstServer, units: Path) -> None:
@@ -181,6 +183,13 @@ def test_a_slow_consumer_gets_fresh_frames(server: GstServer) -> None:
     passed = (seen[-1][1] - seen[0][1]) % 100 / FPS  # as the pictures themselves say
     assert passed == pytest.approx(seen[-1][0] - seen[0][0], abs=0.15)
     assert reader.health.snapshot().drops["superseded"] > 2 * len(seen)
+
+
+def test_a_camera_that_waits_for_its_consumer_is_not_stalled(server: GstServer) -> None:
+    with Reader(server.address("a"), policy="all") as reader:
+        wait_for(lambda: live(reader), 5)
+        time.sleep(2)  # eight frames are decoded ahead, then it waits
+        assert reader.waiting == 8 and live(reader) and reader.health.snapshot().stalls == 0
 
 
 def play(units: Path, times: list[float]) -> Iterator[tuple[bytes, float]]:
