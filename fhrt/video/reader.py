@@ -22,6 +22,7 @@ from fhrt.video.sources import Source, find_sources
 
 BACKOFF = (0.5, 30.0)  # seconds before the first and at most before any further try; doubled each time
 UNAUTHORISED_BACKOFF = (60.0, 900.0)  # many cameras lock an account after a few wrong passwords
+SEGMENT = 15.0  # seconds of silence that are none where frames come in segments (HLS); twice that is a timeout
 SETTLED = 5.0  # seconds of frames after which the backoff begins anew
 STALL = 1.0  # seconds without a frame that make a stall, or four times the usual interval where that is longer
 STOP = 1.5  # seconds that `stop` waits at most for a camera that hangs
@@ -67,7 +68,9 @@ class Reader:
         self.policy = Policy.parse(policy or ("latest" if source.live else "all"))
         self.health = Health(source.name)
         self.error: SourceError | None = None
-        self._decode, self._timeout = decode, timeout
+        self._decode = decode
+        self._timeout = max(timeout, 2 * SEGMENT) if source.segmented else timeout
+        self._stall = SEGMENT if source.segmented else STALL
         self._queue = FrameQueue(self.policy, self.health.drop, changed)
         self._clock = Clock(source.live)
         self._stopping = threading.Event()
@@ -189,7 +192,7 @@ class Reader:
         when = self._clock(picture.seconds, picture.arrival)
         self.health.clock_jump(self._clock.jumps - jumps)
         arrival = picture.arrival
-        if self._recording:
+        if self._recording or self.source.segmented:
             if self.policy.name != "all":  # at its own speed, as a camera
                 if self._begin is None:
                     self._begin = time.monotonic() - when
@@ -212,7 +215,7 @@ class Reader:
         while not self._stopping.wait(pause):
             silence, pause = time.monotonic() - self._sign, 0.25
             if self.health.state is State.LIVE and not self._waiting:
-                limit = max(STALL, 4 * self._interval)
+                limit = max(self._stall, 4 * self._interval)
                 if silence > limit:
                     self.health.change(State.STALLED, f"no frame for {limit:.1f} s", only_from=State.LIVE)
                 else:

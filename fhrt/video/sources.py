@@ -42,6 +42,11 @@ class Source:
         """
         return self.kind in ("rtsp", "url", "webcam")
 
+    @property
+    def segmented(self) -> bool:
+        """Whether it is HLS, which comes in bursts of several seconds."""
+        return self.kind == "url" and urlsplit(self.address).path.endswith(".m3u8")
+
 
 def find_sources(named: Iterable[str | int | Path] | str | int | Path) -> list[Source]:
     """The sources that a user named, each under a name of its own.
