@@ -83,7 +83,7 @@ class Reader:
         self._begin: float | None = None  # monotonic time at which a recording's time 0 is played
         self._sign = time.monotonic()  # when an attempt began or a frame last came
         self._interval = 0.0  # usual seconds between frames
-        self._waiting = False  # for the consumer, under `all`: its silence is not the camera's
+        self._waiting = False  # for the consumer or a file's own speed: that silence is not the camera's
 
     def start(self) -> Self:
         """Begins to read; once."""
@@ -188,6 +188,7 @@ class Reader:
                 return
 
     def _deliver(self, picture: Picture) -> None:
+        self._waiting = True
         jumps = self._clock.jumps
         when = self._clock(picture.seconds, picture.arrival)
         self.health.clock_jump(self._clock.jumps - jumps)
@@ -201,7 +202,6 @@ class Reader:
         elif self.health.state is State.LIVE:
             gap = arrival - self._sign
             self._interval += (gap - self._interval) / 8 if self._interval else gap
-        self._waiting = True
         self.health.frame(arrival)
         self.health.change(State.LIVE)
         self._queue.put(Frame(self.source.name, self._number, when, arrival, picture.capture, picture.picture))
@@ -211,15 +211,15 @@ class Reader:
 
     def _watch(self) -> None:
         """Notices silence. The reading thread cannot: it may be inside a call that hangs."""
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            silence, pause = time.monotonic() - self._sign, 0.25
+        rest = 0.0
+        while not self._stopping.wait(rest):
+            silence, rest = time.monotonic() - self._sign, 0.25
             if self.health.state is State.LIVE and not self._waiting:
                 limit = max(self._stall, 4 * self._interval)
                 if silence > limit:
                     self.health.change(State.STALLED, f"no frame for {limit:.1f} s", only_from=State.LIVE)
                 else:
-                    pause = max(limit - silence, 0.01)
+                    rest = max(limit - silence, 0.01)
             elif self.health.state is State.CONNECTING and silence > 2 * self._timeout:
                 self.health.change(State.OFFLINE, f"no answer for {silence:.0f} s", only_from=State.CONNECTING)
 
