@@ -23,7 +23,6 @@ from fhrt.errors import BadInputError, FhrtError
 if TYPE_CHECKING:
     from fhrt.results import Face, Result
 
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MAX_SIDE = 4096  # longer side of a pasted picture, pixels
 SHEET_FACES = 60
 SHEET_WIDTH = 1600
@@ -411,6 +410,8 @@ def _installed(distribution: str) -> str:
 
 def _pictures(inputs: list[Path]) -> list[Path]:
     """Picture files, folders opened (one level, by name). Raises `BadInputError`."""
+    from fhrt.video.sources import PICTURES
+
     pictures: list[Path] = []
     for path in inputs:
         if path.is_dir():

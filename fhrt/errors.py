@@ -23,3 +23,7 @@ class MissingExtraError(FhrtError, ImportError):
 
 class BackendError(FhrtError, RuntimeError):
     """A backend, device or thread setting that was asked for by name and cannot be had."""
+
+
+class SourceError(FhrtError):
+    """A camera or video that cannot be opened, read or decoded."""

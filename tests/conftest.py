@@ -28,6 +28,17 @@ atexit.register(shutil.rmtree, os.environ["FHRT_CACHE"], ignore_errors=True)
 sys.path.append(str(Path(__file__).parent.parent))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the tests marked slow, which take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 def made_up_faces(count: int, seed: int = 0) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     faces = []

@@ -18,6 +18,7 @@ ARROWS = {
     "faces": {"ops"},
     "metrics": {"ops"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
+    "video": {"faces", "ops"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},

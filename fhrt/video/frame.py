@@ -1,0 +1,54 @@
+"""A picture of a source, with the times that belong to it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import av
+
+
+class Frame:
+    """One picture.
+
+    source: the source's name. number: 0, 1, … of the pictures that the reader accepted; a gap is a frame that the policy dropped.
+    time: presentation time in seconds, growing within a source: a file's own, else since the source's first frame.
+    arrival: `time.monotonic()` when it came in. capture: Unix time on the camera's clock, None where the camera does not send it.
+    """
+
+    __slots__ = ("_picture", "arrival", "capture", "number", "source", "time")
+
+    def __init__(
+        self, source: str, number: int, time: float, arrival: float, capture: float | None, picture: av.VideoFrame | NDArray[np.uint8]
+    ) -> None:
+        self.source, self.number, self.time, self.arrival, self.capture = source, number, time, arrival, capture
+        self._picture = picture
+
+    def __repr__(self) -> str:
+        return f"Frame({self.source!r}, number={self.number}, time={self.time:.3f})"
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """BGR uint8 `[H, W, 3]`, upright. Converted when first asked for, so that a dropped frame costs no conversion."""
+        picture = self._picture
+        if not isinstance(picture, np.ndarray):
+            picture = self._picture = _to_bgr(picture)
+        return picture
+
+    def age(self) -> float:
+        """Seconds since the frame came in."""
+        return time.monotonic() - self.arrival
+
+    def latency(self) -> float | None:
+        """Seconds since the camera took the picture, as far as its clock and this machine's agree; None where it sends no clock."""
+        return None if self.capture is None else time.time() - self.capture
+
+
+def _to_bgr(picture: av.VideoFrame) -> NDArray[np.uint8]:
+    # One thread: a conversion takes a tenth of a millisecond, and there may be many cameras.
+    image = np.asarray(picture.to_ndarray(format="bgr24", threads=1), np.uint8)
+    return np.ascontiguousarray(np.rot90(image, picture.rotation // 90)) if picture.rotation else image

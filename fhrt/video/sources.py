@@ -1,0 +1,128 @@
+"""What a user may name as a source, checked before anything is opened."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from glob import glob
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from fhrt.errors import BadInputError
+from fhrt.video.redact import redact
+
+PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+VIDEOS = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"))
+
+Transport = Literal["tcp", "udp"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where frames come from.
+
+    kind: ``rtsp``; ``url`` (HTTP, HLS); ``webcam``; ``file``; ``pictures``. name: shown to people, holds no password.
+    address: what is opened; it may hold one. pictures: the files of a sequence of pictures.
+    """
+
+    name: str
+    kind: Literal["rtsp", "url", "webcam", "file", "pictures"]
+    address: str = field(repr=False)
+    pictures: tuple[Path, ...] = field(default=(), repr=False)
+    transport: Transport = "tcp"
+
+    @property
+    def live(self) -> bool:
+        """Whether it goes on without us, so that frames are lost and it is opened again when it fails.
+
+        An HTTP address counts as live until it turns out to be a recording.
+        """
+        return self.kind in ("rtsp", "url", "webcam")
+
+    @property
+    def segmented(self) -> bool:
+        """Whether it is HLS, which comes in bursts of several seconds."""
+        return self.kind == "url" and urlsplit(self.address).path.endswith(".m3u8")
+
+
+def find_sources(named: Iterable[str | int | Path] | str | int | Path) -> list[Source]:
+    """The sources that a user named, each under a name of its own.
+
+    Each is the address of a camera or stream (``rtsp://``, ``rtsps://``, ``http://``, ``https://``), a video file, a webcam (its number
+    or ``/dev/videoN``), a picture, a folder of pictures or videos, or a glob of them. The pictures of one folder or glob are
+    one source, each video is one. Raises BadInputError, in which passwords are redacted.
+    """
+    if isinstance(named, (str, int, Path)):
+        named = [named]
+    sources: list[Source] = []
+    taken: set[str] = set()
+    for source in (source for one in named for source in _find(one)):
+        name, number = source.name, 2
+        while name in taken:
+            name, number = f"{source.name} ({number})", number + 1
+        taken.add(name)
+        sources.append(replace(source, name=name))
+    if not sources:
+        raise BadInputError("no source was named")
+    return sources
+
+
+def _find(named: str | int | Path) -> list[Source]:
+    text = str(named).strip()
+    if isinstance(named, int) or text.isdecimal() or re.fullmatch(r"/dev/video\d+", text):
+        return [_webcam(text if text.startswith("/") else f"/dev/video{text}")]  # may be plugged in later
+    if "://" in text:
+        return [_stream(text)]
+    path = Path(named).expanduser()
+    if not text:
+        raise BadInputError("the name of a source is empty")
+    if path.is_dir():
+        return _files(path, sorted(path.iterdir(), key=_natural))
+    if path.is_file():
+        return _files(path, [path], chosen=True)
+    if matches := sorted(map(Path, glob(str(path), recursive=True)), key=_natural):
+        return _files(path, matches)
+    if path.exists():
+        raise BadInputError(f"{path} is neither a file nor a folder")
+    raise BadInputError(f"{path} does not exist")
+
+
+def _webcam(device: str) -> Source:
+    if not sys.platform.startswith("linux"):
+        raise BadInputError("webcams are read through V4L2, which only Linux has; name an address or a file instead")
+    return Source(device, "webcam", device)
+
+
+def _stream(address: str) -> Source:
+    shown = redact(address)
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:  # e.g. a port that is no number, as where a password holds a "/"; its text may quote the password
+        raise BadInputError(f"{shown} is no address; write / @ and : within a password as %2F %40 and %3A") from None
+    if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
+        raise BadInputError(f"{shown} begins with {parts.scheme}://; known are rtsp, rtsps, http and https")
+    if not parts.hostname:
+        raise BadInputError(f"{shown} names no host")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    bare = urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, parts.query, ""))
+    return Source(redact(bare), "rtsp" if parts.scheme.startswith("rtsp") else "url", address)
+
+
+def _files(named: Path, files: list[Path], chosen: bool = False) -> list[Source]:
+    """The pictures among these files as one source, and each video as one; a file that was `chosen` is a video unless it is a picture."""
+    pictures = tuple(file for file in files if file.suffix.lower() in PICTURES and file.is_file())
+    videos = [file for file in files if file not in pictures and file.is_file() and (chosen or file.suffix.lower() in VIDEOS)]
+    sources = [Source(str(named), "pictures", str(named), pictures)] if pictures else []
+    sources += [Source(str(file), "file", str(file)) for file in videos]
+    if not sources:
+        raise BadInputError(f"{named} holds no pictures ({', '.join(sorted(PICTURES))}) and no videos ({', '.join(sorted(VIDEOS))})")
+    return sources
+
+
+def _natural(path: Path) -> list[str | tuple[int, str]]:
+    """Sorts 2.png before 10.png."""
+    return [part.zfill(20) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]

@@ -1,0 +1,58 @@
+"""Test videos made on the fly, whose pictures carry their number, so that order and lag can be seen."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+BITS, CELL = 10, 16  # a number is a row of black and white squares, at the top left
+
+
+def picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([(x + 3 * number) % 256, (y + 2 * number) % 256, np.full_like(x, 128)], -1).astype(np.uint8)
+    for bit in range(BITS):
+        image[:CELL, CELL * bit : CELL * (bit + 1)] = 255 * (number >> bit & 1)
+    return image
+
+
+def number_in(image: NDArray[np.uint8]) -> int:
+    """The number that a picture carries."""
+    cells = image[:CELL, : BITS * CELL].reshape(CELL, BITS, CELL, 3).mean((0, 2, 3))
+    return sum(int(cell > 127) << bit for bit, cell in enumerate(cells))
+
+
+def write_video(path: Path, count: int, size: tuple[int, int] = (320, 240), fps: int = 25, key_every: int = 10, rotation: int = 0) -> Path:
+    """A file that the name's suffix tells the format of; a .units file holds H.264 access units, each after its length in four bytes."""
+    container_path = path.with_suffix(".h264") if path.suffix == ".units" else path
+    with av.open(container_path, "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = key_every
+        stream.codec_context.time_base = Fraction(1, fps)
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "scenecut=0:repeat-headers=1:sliced-threads=0"}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), "bgr24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    if path.suffix == ".units":
+        with av.open(container_path) as container, path.open("wb") as file:
+            for packet in container.demux(video=0):
+                if packet.size:
+                    file.write(packet.size.to_bytes(4, "big") + bytes(packet))
+    return path
+
+
+def read_units(path: Path) -> list[bytes]:
+    data, units = path.read_bytes(), []
+    while data:
+        end = 4 + int.from_bytes(data[:4], "big")
+        units.append(data[4:end])
+        data = data[end:]
+    return units

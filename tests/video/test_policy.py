@@ -1,0 +1,88 @@
+"""Three policies: what is kept, what is dropped and why."""
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fhrt.errors import BadInputError
+from fhrt.video import Frame, Policy
+from fhrt.video.policy import AHEAD, MOST, FrameQueue
+
+
+def frame(number: int, age: float = 0.0) -> Frame:
+    return Frame("x", number, float(number), time.monotonic() - age, None, np.zeros((1, 1, 3), np.uint8))
+
+
+def queue(policy: str) -> tuple[FrameQueue, Counter[str]]:
+    drops: Counter[str] = Counter()
+    return FrameQueue(Policy.parse(policy), lambda cause: drops.update([cause])), drops
+
+
+def numbers(frames: FrameQueue) -> list[int]:
+    return [one.number for one in iter(lambda: frames.take(0), None)]
+
+
+def test_latest_keeps_the_newest() -> None:
+    frames, drops = queue("latest")
+    for number in range(5):
+        frames.put(frame(number))
+    assert numbers(frames) == [4]
+    assert drops == {"superseded": 4}
+
+
+def test_all_waits_for_room_and_loses_nothing() -> None:
+    frames, drops = queue("all")
+    thread = threading.Thread(target=lambda: [frames.put(frame(number)) for number in range(3 * AHEAD)])
+    thread.start()
+    time.sleep(0.1)
+    assert len(frames) == AHEAD and thread.is_alive()
+    assert [one.number for one in (frames.take(1) for _ in range(3 * AHEAD)) if one] == list(range(3 * AHEAD))
+    thread.join(1)
+    assert not thread.is_alive() and not drops
+
+
+def test_budget_drops_what_is_late_or_too_much() -> None:
+    frames, drops = queue("budget=0.2")
+    for number, age in enumerate((0.5, 0.3, 0.1, 0.0)):
+        frames.put(frame(number, age))
+    assert numbers(frames) == [2, 3]
+    assert drops == {"late": 2}
+    for number in range(MOST + 3):
+        frames.put(frame(number))
+    assert len(frames) == MOST and drops["full"] == 3
+    time.sleep(0.25)
+    assert frames.take(0) is None
+    assert drops["late"] == 2 + MOST
+
+
+def test_closing_wakes_both_sides_and_leaves_what_waits() -> None:
+    frames, _ = queue("all")
+    for number in range(AHEAD):
+        frames.put(frame(number))
+    blocked = threading.Thread(target=frames.put, args=(frame(99),))
+    blocked.start()
+    frames.close()
+    blocked.join(1)
+    assert not blocked.is_alive() and not frames.ended
+    assert numbers(frames) == list(range(AHEAD))
+    assert frames.ended
+    start = time.monotonic()
+    assert frames.take() is None and time.monotonic() - start < 0.5
+
+
+def test_queues_that_share_a_condition_are_waited_for_together() -> None:
+    changed = threading.Condition()
+    a, b = (FrameQueue(Policy("latest"), lambda _: None, changed) for _ in range(2))
+    threading.Timer(0.05, b.put, [frame(7)]).start()
+    with changed:
+        assert changed.wait_for(lambda: len(a) + len(b) > 0, 2)
+    assert b.take(0).number == 7
+
+
+@pytest.mark.parametrize("text", ["", "newest", "budget", "budget=", "budget=0", "budget=-1", "budget=nan", "budget=inf", "latest=1"])
+def test_policies_that_there_are_not(text: str) -> None:
+    with pytest.raises(BadInputError, match="policy must be"):
+        Policy.parse(text)

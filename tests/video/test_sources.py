@@ -1,0 +1,72 @@
+"""What a user may name, and what is said about the rest."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fhrt.errors import BadInputError
+from fhrt.video import find_sources
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("10.png", "2.png", "1.JPG"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_addresses_lose_their_password() -> None:
+    (one,) = find_sources("rtsp://admin:p%40ss@10.0.0.7:554/stream?token=abc&channel=1")
+    assert (one.kind, one.live, one.name) == ("rtsp", True, "rtsp://10.0.0.7:554/stream?token=***&channel=1")
+    assert "p%40ss" in one.address
+    assert "p%40ss" not in repr(one) and "abc" not in repr(one)
+    assert find_sources("https://[::1]:8080/live.m3u8")[0].name == "https://[::1]:8080/live.m3u8"
+
+
+def test_pictures_of_a_folder_or_glob_are_one_source_in_natural_order(pictures: Path) -> None:
+    (one,) = find_sources(pictures)
+    assert (one.kind, one.live) == ("pictures", False)
+    assert [path.name for path in one.pictures] == ["1.JPG", "2.png", "10.png"]
+    assert [path.name for path in find_sources(f"{pictures}/*.png")[0].pictures] == ["2.png", "10.png"]
+    assert [path.name for path in find_sources(str(pictures / "2.png"))[0].pictures] == ["2.png"]
+
+
+def test_each_video_is_a_source_with_a_name_of_its_own(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mkv", "c.dat"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [Path(one.address).name for one in find_sources(tmp_path)] == ["a.mp4", "b.mkv"]
+    twice = find_sources([tmp_path / "c.dat", str(tmp_path / "c.dat")])
+    assert [one.name for one in twice] == [str(tmp_path / "c.dat"), f"{tmp_path / 'c.dat'} (2)"]
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="webcams are read on Linux only")
+def test_webcams() -> None:
+    assert [one.address for one in find_sources([0, "2", "/dev/video1"])] == ["/dev/video0", "/dev/video2", "/dev/video1"]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("rtsp:///stream", "names no host"),
+        ("rtsp://user:secret@/stream", "names no host"),
+        ("rtsp://user:sec/ret@host/stream", "%2F"),
+        ("rtsp://user:secret@host:99999/", "no address"),
+        ("ftp://user:secret@host/clip.mp4", "known are rtsp"),
+        ("no/such/file.mp4", "does not exist"),
+        ("", "empty"),
+        ([], "no source"),
+    ],
+)
+def test_what_is_refused(named: str, said: str) -> None:
+    with pytest.raises(BadInputError, match=said) as caught:
+        find_sources(named)
+    assert "secret" not in str(caught.value) and "ret@" not in str(caught.value)
+    assert caught.value.__cause__ is None  # urllib's own text quotes the password
+
+
+def test_a_folder_without_anything_to_read(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="holds no pictures"):
+        find_sources(tmp_path)
