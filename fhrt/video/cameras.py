@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -92,7 +92,7 @@ class Cameras:
         with self._lock:
             return dict(self._readers)
 
-    def start(self) -> Self:
+    def start(self) -> Cameras:
         """Begins to read the cameras, and to look at the file."""
         for reader in self._readers.values():
             reader.start()
@@ -105,7 +105,7 @@ class Cameras:
             self._stopping.set()
         _stop(self._readers.values())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Cameras:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ RATE = 5.0  # seconds over which frames per second are counted
 _log = logging.getLogger("fhrt.video")
 
 
-class State(StrEnum):
+class State(str, Enum):
     """connecting: opened, no frame yet. live: frames come. stalled: connected, but none comes. offline: lost, and tried again.
     unauthorised: refused, and seldom tried again. ended: the source is at its end, cannot be read at all, or was stopped."""
 
@@ -32,6 +32,8 @@ class State(StrEnum):
     OFFLINE = "offline"
     UNAUTHORISED = "unauthorised"
     ENDED = "ended"
+
+    __str__ = str.__str__
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What the readers are tested against: a real RTSP server, a proxy that does harm, and a small server of our own for what gst cannot do."""
 
+from __future__ import annotations
+
 import os
 import random
 import select
@@ -11,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -63,7 +64,7 @@ class GstServer:
     def address(self, mount: str, login: str = "", port: int | None = None) -> str:
         return f"rtsp://{login + '@' if login else ''}127.0.0.1:{port or self.port}/{mount}"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> GstServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +85,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> GstServer:
         return self
 
     def __exit__(self, *_: object) -> None:
