@@ -8,8 +8,9 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from importlib.metadata import version
 
-from fhrt.errors import BadInputError, FhrtError, SourceError
+from fhrt.errors import BadInputError, FhrtError, MissingExtraError, SourceError
 from fhrt.video.clock import Clock
 from fhrt.video.connection import Connection, Picture, read_pictures
 from fhrt.video.frame import Frame
@@ -24,6 +25,7 @@ UNAUTHORISED_BACKOFF = (60.0, 900.0)  # many cameras lock an account after a few
 SEGMENT = 15.0  # seconds of silence that are none where frames come in segments (HLS); twice that is a timeout
 SETTLED = 5.0  # seconds of frames after which the backoff begins anew
 STALL = 1.0  # seconds without a frame that make a stall, or four times the usual interval where that is longer
+PYAV = 18  # an older one hangs under some of the faults that tests/video makes
 STOP = 1.5  # seconds that `stop` waits at most for a camera that hangs
 
 _log = logging.getLogger("fhrt.video")
@@ -40,7 +42,8 @@ class Reader:
 
     source: a Source, or what `find_sources` makes one of. policy: by default ``latest`` for live sources, ``all`` for files; a file
     read under another policy than ``all`` is played at its own speed. decode: auto, cpu or nvdec. timeout: seconds that a camera may take
-    to answer. changed: see FrameQueue. Raises BadInputError, and BackendError where `decode` cannot be had.
+    to answer. changed: see FrameQueue. Raises BadInputError, BackendError where `decode` cannot be
+    had, and MissingExtraError for a PyAV before 18.
 
     `with Reader("rtsp://…") as reader: for frame in reader: …` – or `start`, `take`, `stop`. A camera that is lost never raises; it is
     opened again, with `health` telling its state. `error` says what was wrong with a file.
@@ -62,6 +65,8 @@ class Reader:
             source = found[0]
         if not timeout > 0:
             raise BadInputError(f"timeout must be above 0, not {timeout}")
+        if int(version("av").partition(".")[0]) < PYAV:
+            raise MissingExtraError(f"cameras and videos need PyAV {PYAV}, which needs Python 3.11 or newer")
         hardware(decode)  # raises here, not in the thread
         self.source = source
         self.policy = Policy.parse(policy or ("latest" if source.live else "all"))

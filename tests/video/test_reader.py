@@ -10,7 +10,7 @@ import pytest
 from clips import number_in, picture, write_video
 from servers import wait_for
 
-from fhrt.errors import BackendError, BadInputError, SourceError
+from fhrt.errors import BackendError, BadInputError, MissingExtraError, SourceError
 from fhrt.video import Reader, State
 from fhrt.video.connection import SizeGate
 from fhrt.video.hardware import _reason_without, hardware
@@ -28,6 +28,12 @@ def test_a_file_gives_every_frame_in_order_with_its_own_time(clip: Path) -> None
     assert np.abs(image.astype(int) - picture(3, 320, 240))[32:].mean() < 12  # colours and their order survive the codec
     health = reader.health.snapshot()
     assert (health.state, health.reason, health.frames, health.drops) == (State.ENDED, "", 40, {})
+
+
+def test_an_older_pyav_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fhrt.video.reader.version", lambda package: "17.1.0")
+    with pytest.raises(MissingExtraError, match="PyAV 18"):
+        Reader("rtsp://127.0.0.1/x")
 
 
 def test_a_slow_consumer_of_a_file_loses_nothing(clip: Path) -> None:
