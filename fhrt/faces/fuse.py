@@ -1,0 +1,174 @@
+"""One LR face out of the last few of a track: less noise, less flicker, steadier than its boxes; and the best shot of all.
+
+Each new crop is registered to the mean of those before it (Lucas-Kanade with gain and offset: Baker & Matthews, 2004), and
+their mean is taken where their boxes lie on average. What a crop shows of the face decides its weight.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isfinite
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fhrt.errors import BadInputError
+from fhrt.faces.detect import Detection
+
+Floats = NDArray[np.float32]
+Crop = NDArray[np.uint8] | NDArray[np.float32]
+
+STEPS = 5  # of the registration; it mostly stands still after three
+FOCUS = 0.6  # standard deviation of the registration's weight in half crops: the background moves otherwise than the face
+FARTHEST = 0.2  # of the crop's side: a shift beyond is no jitter of a box
+UNLIKE = 0.6  # part of a crop's variance that the others do not explain, above which it is not averaged with them
+TRACKS = 1024  # followed at most; the one that was updated longest ago is forgotten first
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A crop that stands for several."""
+
+    crop: Crop
+    """`[h, w, 3]`, of the dtype that was given."""
+    transform: Floats
+    """`[2, 3]`, its pixels to the newest frame's: the box's jitter is averaged, too."""
+    quality: float
+    """Of the newest crop."""
+
+
+@dataclass
+class _Past:
+    crops: deque[tuple[Floats, NDArray[np.float64], float]]  # crop, where it has the common origin (x, y), weight
+    mean: Floats | None = None
+    best: Fused | None = None
+
+
+class Fusion:
+    """Fuses up to `k` crops of each track. Raises `BadInputError`."""
+
+    def __init__(self, k: int = 4) -> None:
+        if not isinstance(k, int) or k < 1:
+            raise BadInputError(f"k must be a whole number from 1 on, not {k!r}")
+        self.k = k
+        self._tracks: dict[int, _Past] = {}
+
+    def update(self, track_id: int, crop: Crop, transform: Floats, quality: float = 1.0) -> Fused:
+        """Takes a track's next crop and gives the mean of its last `k`.
+
+        `crop` `[h, w, 3]` uint8 or float32 (any range), `transform` `[2, 3]` from its pixels to the frame's (as
+        `crop_transform` gives it), `quality` above 0 (as `crop_quality` gives it). A crop that does not look like those
+        before it starts anew. Raises `BadInputError`.
+        """
+        _check(crop, transform, quality)
+        past = self._tracks.pop(track_id, None) or _Past(deque(maxlen=self.k))
+        self._tracks[track_id] = past
+        if len(self._tracks) > TRACKS:
+            del self._tracks[next(iter(self._tracks))]
+        newest = crop.astype(np.float32)
+        found = register(past.mean, newest) if past.mean is not None and past.mean.shape == newest.shape else None
+        if found is None:
+            past.crops.clear()
+        past.crops.append((newest, np.zeros(2) if found is None else found, quality))
+        middle = np.mean([place for _, place, _ in past.crops], axis=0)
+        past.crops = deque(((one, place - middle, weight) for one, place, weight in past.crops), self.k)
+        past.mean = _mean(past.crops)
+        fused: Crop = past.mean.copy() if crop.dtype == np.float32 else np.clip(np.rint(past.mean), 0, 255).astype(np.uint8)
+        moved = transform.astype(np.float64)
+        moved[:, 2] += moved[:, :2] @ past.crops[-1][1]
+        shot = Fused(fused, moved.astype(np.float32), quality)
+        if past.best is None or quality > past.best.quality:
+            past.best = shot
+        return shot
+
+    def best(self, track_id: int) -> Fused | None:
+        """The fused crop of the frame in which the track's quality was highest; None of a track that is not known."""
+        past = self._tracks.get(track_id)
+        return None if past is None else past.best
+
+    def keep(self, track_ids: Iterable[int]) -> dict[int, Fused]:
+        """Forgets all other tracks (those that `Tracker.track_ids` no longer holds) and gives the best shot of each."""
+        ended = self._tracks.keys() - set(track_ids)
+        shots = {track_id: self._tracks.pop(track_id).best for track_id in sorted(ended)}
+        return {track_id: shot for track_id, shot in shots.items() if shot is not None}
+
+
+def register(reference: Floats, crop: Floats) -> NDArray[np.float64] | None:
+    """Where in `crop` the origin of `reference` lies (x, y; pixels); both `[h, w, 3]`. None where they do not match.
+
+    Inverse-compositional Lucas-Kanade for a shift, with the crop's brightness and contrast free.
+    """
+    target = reference.mean(2)
+    height, width = target.shape
+    weight = _focus(height, width)
+    gradient_y, gradient_x = np.gradient(target)
+    columns = np.stack([gradient_x.ravel(), gradient_y.ravel(), target.ravel(), np.ones(target.size, np.float32)], 1)
+    weighted = columns.T * weight
+    square = weighted @ columns
+    if np.linalg.cond(square) > 1e9:  # a flat crop, or one whose edges all run the same way
+        return None
+    solve = np.linalg.solve(square, weighted)
+    grey = crop.mean(2)
+    shift = np.zeros(2)
+    for _ in range(STEPS):
+        shown = _moved(grey, shift).ravel()
+        dx, dy, gain, _ = solution = solve @ shown
+        if gain <= 0:
+            return None
+        shift -= [dx / gain, dy / gain]
+        if np.abs(shift).max() > FARTHEST * min(height, width):
+            return None
+        if max(abs(dx), abs(dy)) < 0.01 * gain:
+            break
+    rest = shown - columns @ solution
+    spread = shown - np.average(shown, weights=weight)
+    return None if (weight * rest) @ rest > UNLIKE * ((weight * spread) @ spread) else shift
+
+
+def crop_quality(crop: Crop, detection: Detection) -> float:
+    """How much a crop `[h, w, 3]` shows of a face, above 0 to 1: detector score × size × sharpness × likeness to its mirror image."""
+    grey = cv2.GaussianBlur(crop.astype(np.float32).mean(2), (0, 0), 0.6)  # noise is not sharpness
+    grey -= grey.mean()
+    power = float((grey**2).sum()) + 1e-6
+    steps = float((np.diff(grey, axis=0) ** 2).sum() + (np.diff(grey, axis=1) ** 2).sum())
+    mirrored = float((grey * grey[:, ::-1]).sum())
+    size = min(detection.width / crop.shape[1], 1.0)
+    return max(detection.score * size * min(steps / power, 1.0) * (1 + mirrored / power) / 2, 1e-3)
+
+
+def _mean(crops: Iterable[tuple[Floats, NDArray[np.float64], float]]) -> Floats:
+    total: float | Floats = 0.0
+    weights = 0.0
+    for crop, place, weight in crops:
+        total = total + weight * (_moved(crop, place) if place.any() else crop)
+        weights += weight
+    mean: Floats = np.asarray(total / weights, np.float32)
+    return mean
+
+
+def _moved(picture: Floats, shift: NDArray[np.float64]) -> Floats:
+    """The picture with its point `shift` at the origin."""
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(picture, matrix, picture.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.float32)
+
+
+@lru_cache(maxsize=8)
+def _focus(height: int, width: int) -> Floats:
+    y, x = ((np.arange(length, dtype=np.float32) + 0.5) / length * 2 - 1 for length in (height, width))
+    weights: Floats = np.exp((y[:, None] ** 2 + x**2) / (-2 * FOCUS**2)).ravel()
+    return weights
+
+
+def _check(crop: Crop, transform: Floats, quality: float) -> None:
+    if crop.dtype not in (np.uint8, np.float32) or crop.ndim != 3 or crop.shape[2] != 3 or min(crop.shape) < 3:
+        raise BadInputError(f"a crop must be uint8 or float32 [h, w, 3] from 3x3 on, not {crop.dtype} {list(crop.shape)}")
+    if transform.shape != (2, 3):
+        raise BadInputError(f"a crop's transform must have shape [2, 3], not {list(transform.shape)}")
+    if not (isfinite(quality) and quality > 0):
+        raise BadInputError(f"a crop's quality must be above 0, not {quality}")
