@@ -1,8 +1,7 @@
-"""Made-up films whose truth is known: upright faces of the archive moving over a photograph, as a camera would see them."""
+"""Made-up films whose truth is known: upright faces of the archive in motion, as a camera would see them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from fhrt.faces.align import EYES_IN_BOX, EYES_IN_SQUARE, SIDE_PER_BOX
 from fhrt.faces.detect import BOX_ASPECT
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
-from fhrt.protocols.camera import H264_CRF, READ_NOISE, SHOT_NOISE
+from fhrt.protocols.camera import READ_NOISE, SHOT_NOISE
+from fhrt.resample import to_uint8
 
 FPS = 25
 FINER = 4  # faces are drawn on a grid this much finer than the frame's and averaged, as a sensor's pixels do
@@ -41,11 +41,13 @@ def film(
     rng: np.random.Generator,
     *,
     pillars: int = 0,
-    damaged: bool = False,
+    noise: float = 0,
+    crf: int | None = None,
 ) -> Scene:
     """`length` frames in which loose faces `[M, 192, 192, 3]` RGB, their canonical squares `sides` pixels wide, move over `background`.
 
-    `pillars`: columns of the background that stand before the faces. `damaged`: blur, sensor noise and H.264.
+    `pillars`: columns of the background that stand before the faces. `noise`: of the sensor, 1 for the `camera` protocol's strongest.
+    `crf`: quality of an H.264 encoding of the whole film; None: none.
     """
     height, width = background.shape[:2]
     transforms = _paths(len(faces), length, (width, height), sides, rng)
@@ -63,8 +65,15 @@ def film(
     inside = ((centre >= 0) & (centre < [width, height])).all(-1)
     cx, cy = np.clip(centre, 0, [width - 1, height - 1]).transpose(2, 0, 1)
     visible = inside & (columns[cy, cx, 0] == 0) & ~_covered(centre, transforms[..., 0, 0] * TIGHT)
-    pictures = _damage(frames, rng) if damaged else [np.clip(np.rint(frame), 0, 255).astype(np.uint8) for frame in frames]
-    return Scene(pictures, transforms, tight_boxes(transforms), visible)
+    pictures = [_sensor(frame, noise, rng) for frame in frames]
+    return Scene(pictures if crf is None else _h264(pictures, crf), transforms, tight_boxes(transforms), visible)
+
+
+def backdrop(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A background `[height, width, 3]` of blotches of all sizes, `size` being (width, height)."""
+    octaves = [rng.normal(0, 1, (3 * 2**level, 4 * 2**level, 3)).astype(np.float32) for level in range(6)]
+    mixed = sum(cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) * 0.7**level for level, one in enumerate(octaves))
+    return to_uint8(110 + 35 * np.asarray(mixed))
 
 
 def tight_boxes(to_frame: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,19 +127,20 @@ def _draw(canvas: NDArray[np.float32], face: NDArray[np.uint8], transform: NDArr
     below += weight[..., None] * (drawn - below)
 
 
-def _damage(frames: Iterable[NDArray[np.float32]], rng: np.random.Generator) -> list[NDArray[np.uint8]]:
-    """Blur of half a pixel, noise of half the strongest of the `camera` protocol, and H.264 in the middle of its range."""
-    noisy = []
-    for frame in frames:
-        frame = cv2.GaussianBlur(frame, (0, 0), 0.5)
-        deviation = np.sqrt(np.maximum(frame, 0) * SHOT_NOISE / 2 + (READ_NOISE / 2) ** 2)
-        frame = frame + deviation * rng.standard_normal(frame.shape, np.float32)
-        noisy.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
+def _sensor(frame: NDArray[np.float32], noise: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Optics of half a pixel's blur, then shot and read noise."""
+    frame = np.maximum(cv2.GaussianBlur(frame, (0, 0), 0.5), 0)
+    deviation = np.sqrt(frame * SHOT_NOISE + READ_NOISE**2) * np.float32(noise)
+    return to_uint8(frame + deviation * rng.standard_normal(frame.shape, np.float32))
+
+
+def _h264(frames: list[NDArray[np.uint8]], crf: int) -> list[NDArray[np.uint8]]:
     encoder = av.CodecContext.create("libx264", "w")
-    encoder.height, encoder.width = noisy[0].shape[:2]
+    encoder.height, encoder.width = frames[0].shape[:2]
     encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, FPS)
-    encoder.options = {"preset": "veryfast", "crf": str(sum(H264_CRF) // 2), "tune": "zerolatency", "threads": "1"}
-    packets = [packet for frame in noisy for packet in encoder.encode(av.VideoFrame.from_ndarray(frame, format="bgr24"))]
+    # One thread: with several, the slices and so the pictures would depend on the machine.
+    encoder.options = {"preset": "veryfast", "crf": str(crf), "tune": "zerolatency", "threads": "1"}
+    packets = [packet for frame in frames for packet in encoder.encode(av.VideoFrame.from_ndarray(frame, format="bgr24"))]
     decoder = av.CodecContext.create("h264", "r")
     decoded = [frame for packet in [*packets, *encoder.encode(None), None] for frame in decoder.decode(packet)]
     return [frame.to_ndarray(format="bgr24") for frame in decoded]
