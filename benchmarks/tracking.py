@@ -70,7 +70,7 @@ def detect(scene: Scene, rng: np.random.Generator, missed: float = 0.15, false_a
 
 
 def identities(scene: Scene, reported: list[list[Track]]) -> dict[str, float]:
-    """IDF1 (Ristani et al., 2016), share of faces covered, precision, per scene switches and gaps, and the centre's mean error in widths."""
+    """IDF1 (Ristani et al., 2016), share of faces covered, precision, switches and gaps, and the centre's mean error in face widths."""
     ids = sorted({track.track_id for tracks in reported for track in tracks})
     together = np.zeros((scene.visible.shape[1], len(ids)))
     last: dict[int, int] = {}
@@ -131,7 +131,8 @@ def fusion(data: Path, lengths: Sequence[int], scenes: int, model: str = "lite")
     """A row per camera, kind of boxes and k: mean PSNR of the SR faces as they are and moved to the truth's place, and their flicker.
 
     Boxes are the truth's, a detector's in every frame (`JITTER`), or a `Tracker`'s that sees the detector's every fifth frame. Flicker:
-    root of the variance over the frames `SHOWN`, grey levels. best_single: mean of each track's best of these frames without fusion.
+    root of the variance over the frames `SHOWN`, grey levels. best_of_frames: mean of each track's best PSNR
+    of them; at k = 1 that is the best single frame.
     """
     engine = fhrt.runtime.load(model)
     faces = read_faces(data, "test", 400 + 18 * scenes)[400:]
@@ -147,12 +148,14 @@ def fusion(data: Path, lengths: Sequence[int], scenes: int, model: str = "lite")
             for k in lengths:
                 scores = [_fused(engine, *each, boxes, k) for each, boxes in zip(made, boxed, strict=True)]
                 names = scores[0]
-                rows.append({"camera": camera, "boxes": kind, "k": k, **{n: float(np.concatenate([s[n] for s in scores]).mean()) for n in names}})
+                rows.append(
+                    {"camera": camera, "boxes": kind, "k": k, **{n: float(np.concatenate([s[n] for s in scores]).mean()) for n in names}}
+                )
     return rows
 
 
 def speed(data: Path, runs: int, warmup: int) -> Row:
-    """Milliseconds per frame of 30 faces, on one thread of OpenCV: prediction alone, detection, each with the frame, and fusion of the crops."""
+    """Milliseconds per frame of 30 faces, OpenCV on one thread: prediction, detection, each with the frame, and the crops' fusion."""
     rng = np.random.default_rng(3)
     scene = film(read_faces(data, "test", 30), backdrop((1920, 1080), rng), 2, SIDES, rng)
     detections = [Detection(_box((box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2)) for box in scene.boxes[0]]
@@ -260,7 +263,9 @@ def _fused(
     return {
         "psnr": single.mean(0),
         "best_of_frames": single.max(0),
-        "psnr_in_place": np.mean([psnr(np.ascontiguousarray(one), np.ascontiguousarray(hr[kept, 12:-12, 12:-12])) for one in in_place], axis=0),
+        "psnr_in_place": np.mean(
+            [psnr(np.ascontiguousarray(one), np.ascontiguousarray(hr[kept, 12:-12, 12:-12])) for one in in_place], axis=0
+        ),
         "flicker": np.sqrt(sr.var(0).mean((1, 2, 3))),
         "flicker_in_place": np.sqrt(in_place.var(0).mean((1, 2, 3))),
     }

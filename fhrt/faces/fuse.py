@@ -21,6 +21,7 @@ from fhrt.faces.detect import Detection
 
 Floats = NDArray[np.float32]
 Crop = NDArray[np.uint8] | NDArray[np.float32]
+Place = NDArray[np.float64]  # logarithm of the scale, x, y (pixels) about the middle: where a crop shows what the common one shows
 
 STEPS = 5  # of the registration; it mostly stands still after three
 FOCUS = 0.6  # standard deviation of the registration's weight in half crops: the background moves otherwise than the face
@@ -43,7 +44,7 @@ class Fused:
 
 @dataclass
 class _Past:
-    crops: deque[tuple[Floats, NDArray[np.float64], float]]  # crop, where it has the common origin (x, y), weight
+    crops: deque[tuple[Floats, Place, float]]  # with their weights
     mean: Floats | None = None
     best: Fused | None = None
 
@@ -73,13 +74,12 @@ class Fusion:
         found = register(past.mean, newest) if past.mean is not None and past.mean.shape == newest.shape else None
         if found is None:
             past.crops.clear()
-        past.crops.append((newest, np.zeros(2) if found is None else found, quality))
+        past.crops.append((newest, np.zeros(3) if found is None else found, quality))
         middle = np.mean([place for _, place, _ in past.crops], axis=0)
-        past.crops = deque(((one, place - middle, weight) for one, place, weight in past.crops), self.k)
+        past.crops = deque(((one, _relative(place, middle), weight) for one, place, weight in past.crops), self.k)
         past.mean = _mean(past.crops)
         fused: Crop = past.mean.copy() if crop.dtype == np.float32 else np.clip(np.rint(past.mean), 0, 255).astype(np.uint8)
-        moved = transform.astype(np.float64)
-        moved[:, 2] += moved[:, :2] @ past.crops[-1][1]
+        moved = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
         shot = Fused(fused, moved.astype(np.float32), quality)
         if past.best is None or quality > past.best.quality:
             past.best = shot
@@ -97,36 +97,39 @@ class Fusion:
         return {track_id: shot for track_id, shot in shots.items() if shot is not None}
 
 
-def register(reference: Floats, crop: Floats) -> NDArray[np.float64] | None:
-    """Where in `crop` the origin of `reference` lies (x, y; pixels); both `[h, w, 3]`. None where they do not match.
+def register(reference: Floats, crop: Floats) -> Place | None:
+    """Place of `reference` in `crop`, both `[h, w, 3]`; None where they do not match.
 
-    Inverse-compositional Lucas-Kanade for a shift, with the crop's brightness and contrast free.
+    Inverse-compositional Lucas-Kanade for a shift and a scale, with the crop's brightness and contrast free.
     """
     target = reference.mean(2)
     height, width = target.shape
     weight = _focus(height, width)
     gradient_y, gradient_x = np.gradient(target)
-    columns = np.stack([gradient_x.ravel(), gradient_y.ravel(), target.ravel(), np.ones(target.size, np.float32)], 1)
+    growth = gradient_x * (np.arange(width, dtype=np.float32) - (width - 1) / 2)
+    growth += gradient_y * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
+    columns = np.stack([part.ravel() for part in (growth, gradient_x, gradient_y, target, np.ones_like(target))], 1)
     weighted = columns.T * weight
     square = weighted @ columns
     if np.linalg.cond(square) > 1e9:  # a flat crop, or one whose edges all run the same way
         return None
     solve = np.linalg.solve(square, weighted)
     grey = crop.mean(2)
-    shift = np.zeros(2)
+    place = np.zeros(3)
     for _ in range(STEPS):
-        shown = _moved(grey, shift).ravel()
-        dx, dy, gain, _ = solution = solve @ shown
-        if gain <= 0:
+        shown = _moved(grey, place).ravel()
+        solution = solve @ shown
+        if solution[3] <= 0:
             return None
-        shift -= [dx / gain, dy / gain]
-        if np.abs(shift).max() > FARTHEST * min(height, width):
+        step = solution[:3] / solution[3]
+        place = _relative(place, step)
+        if abs(place[0]) > FARTHEST or np.abs(place[1:]).max() > FARTHEST * min(height, width):
             return None
-        if max(abs(dx), abs(dy)) < 0.01 * gain:
+        if np.abs(step[1:]).max() < 0.01:
             break
     rest = shown - columns @ solution
     spread = shown - np.average(shown, weights=weight)
-    return None if (weight * rest) @ rest > UNLIKE * ((weight * spread) @ spread) else shift
+    return None if (weight * rest) @ rest > UNLIKE * ((weight * spread) @ spread) else place
 
 
 def crop_quality(crop: Crop, detection: Detection) -> float:
@@ -140,7 +143,7 @@ def crop_quality(crop: Crop, detection: Detection) -> float:
     return max(detection.score * size * min(steps / power, 1.0) * (1 + mirrored / power) / 2, 1e-3)
 
 
-def _mean(crops: Iterable[tuple[Floats, NDArray[np.float64], float]]) -> Floats:
+def _mean(crops: Iterable[tuple[Floats, Place, float]]) -> Floats:
     total: float | Floats = 0.0
     weights = 0.0
     for crop, place, weight in crops:
@@ -150,11 +153,22 @@ def _mean(crops: Iterable[tuple[Floats, NDArray[np.float64], float]]) -> Floats:
     return mean
 
 
-def _moved(picture: Floats, shift: NDArray[np.float64]) -> Floats:
-    """The picture with its point `shift` at the origin."""
-    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+def _relative(place: Place, origin: Place) -> Place:
+    """A place seen from where another place has its origin."""
+    zoom = place[0] - origin[0]
+    return np.array([zoom, *(place[1:] - np.exp(zoom) * origin[1:])])
+
+
+def _matrix(place: Place, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """`[2, 3]`, pixel of the common crop to pixel of one that has this place."""
+    centre, zoom = np.array([shape[1] - 1, shape[0] - 1]) / 2, np.exp(place[0])
+    return np.column_stack([np.eye(2) * zoom, centre * (1 - zoom) + place[1:]])
+
+
+def _moved(picture: Floats, place: Place) -> Floats:
+    """The part of the picture at that place."""
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(picture, matrix, picture.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(picture, _matrix(place, picture.shape), picture.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32)
 
 
@@ -168,6 +182,8 @@ def _focus(height: int, width: int) -> Floats:
 def _check(crop: Crop, transform: Floats, quality: float) -> None:
     if crop.dtype not in (np.uint8, np.float32) or crop.ndim != 3 or crop.shape[2] != 3 or min(crop.shape) < 3:
         raise BadInputError(f"a crop must be uint8 or float32 [h, w, 3] from 3x3 on, not {crop.dtype} {list(crop.shape)}")
+    if not np.isfinite(crop).all():
+        raise BadInputError("a crop holds NaN or infinity")
     if transform.shape != (2, 3):
         raise BadInputError(f"a crop's transform must have shape [2, 3], not {list(transform.shape)}")
     if not (isfinite(quality) and quality > 0):

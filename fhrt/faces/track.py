@@ -36,6 +36,7 @@ MISSED = 3  # for so many detector runs
 
 SIDE = 12  # pixels of a face's picture;
 REACH = 6  # so many more to each side are searched,
+FLAT = 1.0  # grey levels of standard deviation up to which a picture is found everywhere
 ALIKE = 0.6  # and from this normalised correlation on a place is the face's
 
 GRID = 32  # rows and columns of the pixels by which frames are compared
@@ -155,7 +156,7 @@ class Tracker:
         for index, (window, picture) in enumerate(zip(windows, state["picture"], strict=True)):
             likeness = cv2.matchTemplate(window, picture, cv2.TM_CCOEFF_NORMED)
             _, best, _, (x, y) = cv2.minMaxLoc(likeness)
-            if best >= ALIKE and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
+            if best >= ALIKE and picture.std() > FLAT and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
                 offset[index, :2] = x + _vertex(likeness[y, x - 1 : x + 2]) - REACH, y + _vertex(likeness[y - 1 : y + 2, x]) - REACH
                 likely[index] = best
         offset[:, :2] *= _side(state)[:, None] / SIDE
