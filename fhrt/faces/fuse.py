@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
+from math import exp, isfinite
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ STEPS = 5  # of the registration; it mostly stands still after three
 FOCUS = 0.6  # standard deviation of the registration's weight in half crops: the background moves otherwise than the face
 FARTHEST = 0.2  # of the crop's side: a shift beyond is no jitter of a box
 UNLIKE = 0.6  # part of a crop's variance that the others do not explain, above which it is not averaged with them
+GREY = np.full(3, 1 / 3, np.float32)
 TRACKS = 1024  # followed at most; the one that was updated longest ago is forgotten first
 
 
@@ -102,7 +103,7 @@ def register(reference: Floats, crop: Floats) -> Place | None:
 
     Inverse-compositional Lucas-Kanade for a shift and a scale, with the crop's brightness and contrast free.
     """
-    target = reference.mean(2)
+    target = reference @ GREY
     height, width = target.shape
     weight = _focus(height, width)
     gradient_y, gradient_x = np.gradient(target)
@@ -111,10 +112,9 @@ def register(reference: Floats, crop: Floats) -> Place | None:
     columns = np.stack([part.ravel() for part in (growth, gradient_x, gradient_y, target, np.ones_like(target))], 1)
     weighted = columns.T * weight
     square = weighted @ columns
-    if np.linalg.cond(square) > 1e9:  # a flat crop, or one whose edges all run the same way
-        return None
-    solve = np.linalg.solve(square, weighted)
-    grey = crop.mean(2)
+    # The ridge keeps the face still where nothing tells: in a flat crop, or along edges that all run the same way.
+    solve = np.linalg.solve(square + 1e-6 * np.trace(square) * np.eye(5, dtype=np.float32), weighted)
+    grey = crop @ GREY
     place = np.zeros(3)
     for _ in range(STEPS):
         shown = _moved(grey, place).ravel()
@@ -155,14 +155,16 @@ def _mean(crops: Iterable[tuple[Floats, Place, float]]) -> Floats:
 
 def _relative(place: Place, origin: Place) -> Place:
     """A place seen from where another place has its origin."""
-    zoom = place[0] - origin[0]
-    return np.array([zoom, *(place[1:] - np.exp(zoom) * origin[1:])])
+    (growth, x, y), (growth_0, x_0, y_0) = place.tolist(), origin.tolist()
+    zoom = exp(growth - growth_0)
+    return np.array([growth - growth_0, x - zoom * x_0, y - zoom * y_0])
 
 
 def _matrix(place: Place, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """`[2, 3]`, pixel of the common crop to pixel of one that has this place."""
-    centre, zoom = np.array([shape[1] - 1, shape[0] - 1]) / 2, np.exp(place[0])
-    return np.column_stack([np.eye(2) * zoom, centre * (1 - zoom) + place[1:]])
+    growth, x, y = place.tolist()
+    zoom = exp(growth)
+    return np.array([[zoom, 0, x + (shape[1] - 1) / 2 * (1 - zoom)], [0, zoom, y + (shape[0] - 1) / 2 * (1 - zoom)]])
 
 
 def _moved(picture: Floats, place: Place) -> Floats:

@@ -112,7 +112,7 @@ class Tracker:
         """
         if not isfinite(time):
             raise BadInputError(f"a frame's time must be finite seconds, not {time}")
-        boxes = _values(detections or ())
+        boxes, scores, eyes = _measurements(detections or ())
         frame = None if frame is None else as_frame(frame)
         if frame is not None and self._is_new_scene(frame):
             self._state = self._state[:0]
@@ -120,7 +120,7 @@ class Tracker:
         found = np.zeros(len(self._state), np.bool_) if frame is None else self._search(frame)
         detected = np.zeros(len(self._state), np.bool_)
         if detections is not None:
-            detected = self._assign(detections, boxes)
+            detected = self._assign(boxes, scores, eyes)
             found = np.pad(found, (0, len(detected) - len(found)))
             if frame is not None:
                 self._state["picture"][detected] = _cut_out(frame, self._state[detected], SIDE)
@@ -153,10 +153,10 @@ class Tracker:
         if not len(state):
             return likely > 0
         windows = _cut_out(frame, state, SIDE + 2 * REACH)
-        for index, (window, picture) in enumerate(zip(windows, state["picture"], strict=True)):
-            likeness = cv2.matchTemplate(window, picture, cv2.TM_CCOEFF_NORMED)
+        for index in np.flatnonzero(state["picture"].std((1, 2)) > FLAT).tolist():
+            likeness = cv2.matchTemplate(windows[index], state["picture"][index], cv2.TM_CCOEFF_NORMED)
             _, best, _, (x, y) = cv2.minMaxLoc(likeness)
-            if best >= ALIKE and picture.std() > FLAT and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
+            if best >= ALIKE and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
                 offset[index, :2] = x + _vertex(likeness[y, x - 1 : x + 2]) - REACH, y + _vertex(likeness[y - 1 : y + 2, x]) - REACH
                 likely[index] = best
         offset[:, :2] *= _side(state)[:, None] / SIDE
@@ -167,9 +167,8 @@ class Tracker:
         self._correct(found, offset[found], SEARCHED)
         return found
 
-    def _assign(self, detections: Sequence[Detection], boxes: Floats) -> Mask:
+    def _assign(self, boxes: Floats, scores: Floats, eyes: Floats) -> Mask:
         """Corrects the tracks that were detected and starts new ones; which have a detection, `[N]`."""
-        scores = np.array([detection.score for detection in detections])
         chosen = np.full(len(self._state), -1)
         for step in (scores >= self.start_score, scores < self.start_score):
             free, offered = np.flatnonzero(chosen < 0), np.flatnonzero(step)
@@ -196,7 +195,7 @@ class Tracker:
         state["unseen"] = state["missed"] = 0
         state["hits"] += 1
         state["score"] = scores[chosen]
-        state["eyes"] = [_eyes_in_box(detections[index]) for index in chosen] if len(chosen) else 0
+        state["eyes"] = eyes[chosen]
         self._state[detected] = state
         return detected
 
@@ -213,16 +212,20 @@ class Tracker:
         self._state[which] = state
 
     def _report(self, found: Mask, detected: Mask) -> list[Track]:
-        state = self._state
-        tracks = []
-        halves = np.exp(state["value"][:, 2:]) / 2
-        boxes = np.hstack([state["value"][:, :2] - halves, state["value"][:, :2] + halves])
-        for row, box, was_found, was_detected in zip(state, boxes, found, detected, strict=True):
-            if row["missed"] == 0 or (was_found and row["hits"] >= CONFIRMED and row["missed"] <= MISSED):
-                eyes = None if np.isnan(row["eyes"]).any() else box[:2] + row["eyes"] * (box[2:] - box[:2])
-                x1, y1, x2, y2 = box.tolist()
-                tracks.append(Track(int(row["id"]), Detection((x1, y1, x2, y2), float(row["score"]), eyes), bool(was_detected)))
-        return tracks
+        known = found & (self._state["hits"] >= CONFIRMED) & (self._state["missed"] <= MISSED)
+        shown = (self._state["missed"] == 0) | known
+        state = self._state[shown]
+        half = np.exp(state["value"][:, 2:]) / 2
+        low, high = state["value"][:, :2] - half, state["value"][:, :2] + half
+        eyes = low[:, None] + state["eyes"] * (2 * half)[:, None]
+        blind = np.isnan(eyes[:, 0, 0])
+        columns = (state["id"], low[:, 0], low[:, 1], high[:, 0], high[:, 1], state["score"], blind, detected[shown])
+        return [
+            Track(track_id, Detection((x1, y1, x2, y2), score, None if is_blind else pair), was_detected)
+            for pair, (track_id, x1, y1, x2, y2, score, is_blind, was_detected) in zip(
+                eyes, zip(*(column.tolist() for column in columns), strict=True), strict=True
+            )
+        ]
 
     def _is_new_scene(self, frame: Picture) -> bool:
         shape, self._shape = self._shape, frame.shape
@@ -236,13 +239,17 @@ class Tracker:
         return power > 0 and float((before * grid).sum()) < CUT * power
 
 
-def _values(detections: Sequence[Detection]) -> Floats:
-    """Centre and logarithms of width and height, `[N, 4]`."""
+def _measurements(detections: Sequence[Detection]) -> tuple[Floats, Floats, Floats]:
+    """Centre and logarithms of width and height `[N, 4]`, scores `[N]`, and eyes in parts of the box `[N, 2, 2]`, NaN for none."""
     rows = np.array([(*detection.box, detection.score) for detection in detections], np.float64).reshape(-1, 5)
     low, high = rows[:, :2], rows[:, 2:4]
     if not (np.isfinite(rows).all() and (low < high).all()):
         raise BadInputError("a detection must have a finite score and box, with x1 < x2 and y1 < y2")
-    return np.hstack([(low + high) / 2, np.log(high - low)])
+    eyes = np.full((len(rows), 2, 2), np.nan)
+    for index, detection in enumerate(detections):
+        if detection.eyes is not None:
+            eyes[index] = (detection.eyes - low[index]) / (high[index] - low[index])
+    return np.hstack([(low + high) / 2, np.log(high - low)]), rows[:, 4], eyes
 
 
 def _scale(state: State) -> Floats:
@@ -293,11 +300,3 @@ def _vertex(values: NDArray[np.float32]) -> float:
     before, middle, after = values.tolist()
     curvature = before - 2 * middle + after
     return 0.5 * (before - after) / curvature if curvature < 0 else 0.0
-
-
-def _eyes_in_box(detection: Detection) -> Floats:
-    if detection.eyes is None:
-        return np.full((2, 2), np.nan)
-    low, high = np.array(detection.box[:2]), np.array(detection.box[2:])
-    parts: Floats = (detection.eyes - low) / (high - low)
-    return parts
