@@ -225,9 +225,9 @@ def _boxes(scene: Scene, kept: NDArray[np.int_], kind: str) -> NDArray[np.float6
 
 
 def _crops(frame: NDArray[np.uint8], boxes: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """RGB crops `[N, 16, 16, 3]` float32 in [-1, 1], and their transforms."""
-    transforms = np.stack([crop_transform((x1, y1, x2, y2), (16, 16)) for x1, y1, x2, y2 in boxes.tolist()])
-    crops = face_crop(frame, transforms, (16, 16), 127.5, 127.5)[:, ::-1]
+    """RGB crops `[N, 32, 32, 3]` float32 in [-1, 1], and their transforms."""
+    transforms = np.stack([crop_transform((x1, y1, x2, y2), (32, 32)) for x1, y1, x2, y2 in boxes.tolist()])
+    crops = face_crop(frame, transforms, (32, 32), 127.5, 127.5)[:, ::-1]
     return np.ascontiguousarray(crops.transpose(0, 2, 3, 1)), transforms
 
 
@@ -246,7 +246,7 @@ def _fused(
         fused = [fusing.update(number, *each) for number, each in enumerate(zip(*_crops(scene.frames[at], boxes[at]), strict=True))]
         if at not in SHOWN:
             continue
-        output = engine.run(np.ascontiguousarray(np.stack([one.crop for one in fused]).transpose(0, 3, 1, 2)))
+        output = engine.run(np.ascontiguousarray(np.stack([one.lr for one in fused]).transpose(0, 3, 1, 2)))
         pictures = to_image(output.sr)
         thetas = [None] * len(kept) if output.theta is None else output.theta
         truth = [cv2.invertAffineTransform(transform) for transform in scene.to_frame[at, kept]]

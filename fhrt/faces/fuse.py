@@ -1,7 +1,8 @@
 """One LR face out of the last few of a track: less noise, less flicker, steadier than its boxes; and the best shot of all.
 
-Each new crop is registered to the mean of those before it (Lucas-Kanade with gain and offset: Baker & Matthews, 2004), and
-their mean is taken where their boxes lie on average. What a crop shows of the face decides its weight.
+Each new crop is registered to the mean of those before it (Lucas-Kanade: Baker & Matthews, 2004), and their mean is taken
+where their boxes lie on average. What a crop shows of the face decides its weight. Crops come with twice the LR face's
+rows and columns, because moving 16 pixels by parts of a pixel blurs them.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ TRACKS = 1024  # followed at most; the one that was updated longest ago is forgo
 
 @dataclass(frozen=True)
 class Fused:
-    """A crop that stands for several."""
+    """An LR face that stands for several."""
 
-    crop: Crop
-    """`[h, w, 3]`, of the dtype that was given."""
+    lr: Crop
+    """`[h, w, 3]`, of the crops' dtype."""
     transform: Floats
-    """`[2, 3]`, its pixels to the newest frame's: the box's jitter is averaged, too."""
+    """`[2, 3]`, its pixels to the newest frame's: the boxes' jitter is averaged, too."""
     quality: float
     """Of the newest crop."""
 
@@ -60,9 +61,9 @@ class Fusion:
         self._tracks: dict[int, _Past] = {}
 
     def update(self, track_id: int, crop: Crop, transform: Floats, quality: float = 1.0) -> Fused:
-        """Takes a track's next crop and gives the mean of its last `k`.
+        """Takes a track's next crop and gives the LR face of its last `k`.
 
-        `crop` `[h, w, 3]` uint8 or float32 (any range), `transform` `[2, 3]` from its pixels to the frame's (as
+        `crop` `[2h, 2w, 3]` uint8 or float32 (any range), `transform` `[2, 3]` from its pixels to the frame's (as
         `crop_transform` gives it), `quality` above 0 (as `crop_quality` gives it). A crop that does not look like those
         before it starts anew. Raises `BadInputError`.
         """
@@ -79,15 +80,17 @@ class Fusion:
         middle = np.mean([place for _, place, _ in past.crops], axis=0)
         past.crops = deque(((one, _relative(place, middle), weight) for one, place, weight in past.crops), self.k)
         past.mean = _mean(past.crops)
-        fused: Crop = past.mean.copy() if crop.dtype == np.float32 else np.clip(np.rint(past.mean), 0, 255).astype(np.uint8)
+        lr: Crop = _halved(past.mean)
+        if crop.dtype == np.uint8:
+            lr = np.clip(np.rint(lr), 0, 255).astype(np.uint8)
         moved = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
-        shot = Fused(fused, moved.astype(np.float32), quality)
+        shot = Fused(lr, (moved @ [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]).astype(np.float32), quality)
         if past.best is None or quality > past.best.quality:
             past.best = shot
         return shot
 
     def best(self, track_id: int) -> Fused | None:
-        """The fused crop of the frame in which the track's quality was highest; None of a track that is not known."""
+        """The fused LR face of the frame in which the track's quality was highest; None of a track that is not known."""
         past = self._tracks.get(track_id)
         return None if past is None else past.best
 
@@ -133,13 +136,13 @@ def register(reference: Floats, crop: Floats) -> Place | None:
 
 
 def crop_quality(crop: Crop, detection: Detection) -> float:
-    """How much a crop `[h, w, 3]` shows of a face, above 0 to 1: detector score × size × sharpness × likeness to its mirror image."""
-    grey = cv2.GaussianBlur(crop.astype(np.float32).mean(2), (0, 0), 0.6)  # noise is not sharpness
+    """How much a crop `[2h, 2w, 3]` shows of a face, above 0 to 1: detector score × size × sharpness × likeness to its mirror image."""
+    grey = cv2.GaussianBlur(_halved(crop.astype(np.float32) @ GREY), (0, 0), 0.6)  # noise is not sharpness
     grey -= grey.mean()
     power = float((grey**2).sum()) + 1e-6
     steps = float((np.diff(grey, axis=0) ** 2).sum() + (np.diff(grey, axis=1) ** 2).sum())
     mirrored = float((grey * grey[:, ::-1]).sum())
-    size = min(detection.width / crop.shape[1], 1.0)
+    size = min(detection.width / grey.shape[1], 1.0)
     return max(detection.score * size * min(steps / power, 1.0) * (1 + mirrored / power) / 2, 1e-3)
 
 
@@ -151,6 +154,11 @@ def _mean(crops: Iterable[tuple[Floats, Place, float]]) -> Floats:
         weights += weight
     mean: Floats = np.asarray(total / weights, np.float32)
     return mean
+
+
+def _halved(picture: Floats) -> Floats:
+    """The means of 2×2 pixels."""
+    return np.asarray((picture[::2, ::2] + picture[1::2, ::2] + picture[::2, 1::2] + picture[1::2, 1::2]) / 4)
 
 
 def _relative(place: Place, origin: Place) -> Place:
@@ -182,8 +190,9 @@ def _focus(height: int, width: int) -> Floats:
 
 
 def _check(crop: Crop, transform: Floats, quality: float) -> None:
-    if crop.dtype not in (np.uint8, np.float32) or crop.ndim != 3 or crop.shape[2] != 3 or min(crop.shape) < 3:
-        raise BadInputError(f"a crop must be uint8 or float32 [h, w, 3] from 3x3 on, not {crop.dtype} {list(crop.shape)}")
+    height, width, channels = crop.shape if crop.ndim == 3 else (0, 0, 0)
+    if crop.dtype not in (np.uint8, np.float32) or channels != 3 or height % 2 or width % 2 or min(height, width) < 4:
+        raise BadInputError(f"a crop must be uint8 or float32 [2h, 2w, 3] from 4x4 on, not {crop.dtype} {list(crop.shape)}")
     if not np.isfinite(crop).all():
         raise BadInputError("a crop holds NaN or infinity")
     if transform.shape != (2, 3):
