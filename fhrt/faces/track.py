@@ -78,7 +78,8 @@ class Tracker:
     """Follows faces through the frames of one camera.
 
     `start_score`: detections from this score on start tracks, those below only continue them. `patience`: seconds after
-    its last detection that a track ends. The same calls give the same tracks. Raises `BadInputError`.
+    its last detection that a track ends which the detector has missed since; a gap between frames that is longer ends all.
+    The same calls give the same tracks. Raises `BadInputError`.
     """
 
     def __init__(self, *, start_score: float = 0.5, patience: float = 1.0) -> None:
@@ -131,6 +132,8 @@ class Tracker:
             step = time - self._time
             self._step = step if step > 0 else self._step
         self._time = time
+        if self._step > self.patience:
+            self._state, self._step = self._state[:0], 0.0
         state, step = self._state, self._step
         state["value"] += step * state["rate"]
         spread = (ACCELERATION * _scale(state)) ** 2
@@ -139,7 +142,7 @@ class Tracker:
         both += step * (rate + spread * (step / 2))
         rate += step * spread
         state["unseen"] += step
-        staying = state["unseen"] <= self.patience
+        staying = (state["unseen"] <= self.patience) | (state["missed"] == 0)
         if self._shape:
             centre, half = state["value"][:, :2], np.exp(state["value"][:, 2:]) / 2
             staying &= ((centre + half > 0) & (centre - half < self._shape[1::-1])).all(1)
@@ -181,6 +184,8 @@ class Tracker:
 
         twin = _near(self._state["value"][matched], boxes).any(0)
         fresh = np.setdiff1d(np.flatnonzero((scores >= self.start_score) & ~twin), chosen)
+        twin = np.triu(_near(boxes[fresh], boxes[fresh]), 1).any(0)
+        fresh = fresh[~twin]
         new = np.zeros(len(fresh), STATE)
         new["id"] = np.arange(len(fresh)) + self._next_id
         self._next_id += len(fresh)

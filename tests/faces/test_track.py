@@ -80,6 +80,15 @@ def test_dropped_and_late_frames_count_by_their_times():
     assert centres(tracker.update(1.3, None)) == pytest.approx({1: 150}, abs=2)
 
 
+def test_rare_detections_end_no_track_and_a_long_gap_ends_all():
+    tracker = Tracker(patience=1)
+    for step in range(41):
+        tracks = tracker.update(step / 10, [face(50)] if step % 20 == 0 else None)
+        assert list(centres(tracks)) == [1]
+    assert list(centres(tracker.update(5.2, [face(50)]))) == [2]
+    assert tracker.update(1e300, None) == []
+
+
 def test_a_clock_that_is_set_back_ends_no_track():
     tracker = Tracker()
     for step in range(5):
@@ -157,7 +166,7 @@ def test_a_dark_frame_is_no_new_scene():
 
 def test_two_boxes_on_one_face_make_one_track():
     tracker = Tracker()
-    tracker.update(0, [face(50)])
+    assert list(centres(tracker.update(0, [face(50), face(52)]))) == [1]
     assert list(centres(tracker.update(0.1, [face(50), face(53, score=0.8)]))) == [1]
     assert tracker.track_ids == [1]
 
