@@ -107,23 +107,27 @@ def between(video: Path, every: int) -> list[Row]:
     """Of the faces (score from 0.5 on, up to 64 pixels) that the Haar cascade finds in the frames between every `every`-th: which share has
     a track that saw none of these detections, and the centre's median error in widths. Slow: the cascade sees every frame.
     """
-    detector, found, frames = HaarDetector(), [], []
+    detector, trackers = HaarDetector(), (Tracker(), Tracker())
+    errors: tuple[list[float], list[float]] = ([], [])
+    ids: tuple[set[int], set[int]] = (set(), set())
+    frames = total = 0
     with av.open(str(video)) as container:
         for frame in container.decode(video=0):
-            frames.append((frame.time or 0.0, frame.to_ndarray(format="bgr24")))
-            found.append([one for one in detector.detect(frames[-1][1]) if one.width <= 64])
+            picture = frame.to_ndarray(format="bgr24")
+            detections = [one for one in detector.detect(picture) if one.width <= 64]
+            shown = detections if frames % every == 0 else None
+            held_out = [one.box for one in detections if one.score >= 0.5] if shown is None else []
+            for pictures, tracker in enumerate(trackers):
+                tracks = tracker.update(frame.time or 0.0, shown, picture if pictures else None)
+                ids[pictures].update(track.track_id for track in tracks)
+                distance, near = _compare(np.array(held_out).reshape(-1, 4), [track.detection.box for track in tracks])
+                errors[pictures].extend(float(row[is_near].min()) for row, is_near in zip(distance, near, strict=True) if is_near.any())
+            frames, total = frames + 1, total + len(held_out)
     rows = []
     for pictures in (False, True):
-        tracker, errors, total, ids = Tracker(), [], 0, set()
-        for at, ((seconds, frame), detections) in enumerate(zip(frames, found, strict=True)):
-            tracks = tracker.update(seconds, detections if at % every == 0 else None, frame if pictures else None)
-            ids |= {track.track_id for track in tracks}
-            held_out = [one.box for one in detections if one.score >= 0.5] if at % every else []
-            distance, near = _compare(np.array(held_out).reshape(-1, 4), [track.detection.box for track in tracks])
-            total += len(held_out)
-            errors += [float(row[is_near].min()) for row, is_near in zip(distance, near, strict=True) if is_near.any()]
-        row = {"video": video.name, "frames": len(frames), "every": every, "pictures": pictures, "held_out": total, "tracks": len(ids)}
-        rows.append(row | {"covered": len(errors) / max(total, 1), "error": float(np.median(errors)) if errors else None})
+        off = errors[pictures]
+        row = {"video": video.name, "frames": frames, "every": every, "pictures": pictures, "tracks": len(ids[pictures]), "held_out": total}
+        rows.append(row | {"covered": len(off) / max(total, 1), "error": float(np.median(off)) if off else None})
     return rows
 
 
