@@ -114,14 +114,14 @@ def register(reference: Floats, crop: Floats) -> Place | None:
     growth += gradient_y * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
     columns = np.stack([part.ravel() for part in (growth, gradient_x, gradient_y, target, np.ones_like(target))], 1)
     weighted = columns.T * weight
-    square = weighted @ columns
+    square = (weighted @ columns).astype(np.float64)
     # The ridge keeps the face still where nothing tells: in a flat crop, or along edges that all run the same way.
-    solve = np.linalg.solve(square + 1e-6 * np.trace(square) * np.eye(5, dtype=np.float32), weighted)
+    inverse = np.linalg.inv(square + 1e-6 * np.trace(square) * np.eye(5))
     grey = crop @ GREY
     place = np.zeros(3)
     for _ in range(STEPS):
         shown = _moved(grey, place).ravel()
-        solution = solve @ shown
+        solution = inverse @ (weighted @ shown)
         if solution[3] <= 0:
             return None
         step = solution[:3] / solution[3]
