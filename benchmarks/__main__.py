@@ -1,4 +1,4 @@
-"""`python -m benchmarks model lite`, `kernels` and `resources`: tables on the screen, JSON with the machine's description."""
+"""`python -m benchmarks model lite`, `kernels`, `resources` and `tracking`: tables on the screen, JSON with the machine's description."""
 
 import json
 import os
@@ -130,6 +130,38 @@ def resources(json_file: Json = None) -> None:
     _write(json_file, "resources", {}, rows)
     if any(row["stores"] or row["loads"] for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def tracking(
+    data: Annotated[Path, typer.Option(help="Folder of the face archive; its test split is used.")],
+    every: Annotated[list[int], typer.Option(min=1, help="Frames from one detection to the next; repeatable.")] = [1, 5, 10],  # noqa: B006
+    k: Annotated[list[int], typer.Option(min=1, help="Crops that are fused; repeatable.")] = [1, 2, 4, 8],  # noqa: B006
+    scenes: Annotated[int, typer.Option(min=1, help="Made-up scenes of about 20 faces.")] = 6,
+    video: Annotated[list[Path] | None, typer.Option(help="Also a film, whose detections at every fifth frame are followed.")] = None,
+    runs: Runs = 200,
+    warmup: Warmup = 20,
+    json_file: Json = None,
+) -> None:
+    """Score tracks and fused faces on made-up scenes whose truth is known, and time both for 30 faces (needs scipy)."""
+    from benchmarks import tracking as tracked
+
+    try:
+        rows, fused = tracked.tracks(data, every, scenes), tracked.fusion(data, k, scenes)
+        films = [row for path in video or [] for row in tracked.between(path, 5)]
+        times = tracked.speed(data, runs, warmup)
+    except (FhrtError, OSError) as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    for title, found in (("tracks", rows), ("fused faces", fused), ("between detections", films)):
+        if found:
+            table = Table(*found[0], title=title)
+            for row in found:
+                table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+            out.print(table)
+    stages = "  ".join(f"{name.removesuffix('_ms')} {_milliseconds(each)}" for name, each in times.items() if name.endswith("_ms"))
+    out.print(f"ms per frame of {times['faces']} faces: {stages}", highlight=False, soft_wrap=True)
+    _write(json_file, "tracking", {"scenes": scenes, "runs": runs, "warmup": warmup}, rows, fusion=fused, films=films, times=times)
 
 
 def _milliseconds(times: dict[str, float]) -> str:
