@@ -36,4 +36,17 @@ if command -v compute-sanitizer >/dev/null; then
   done
 fi
 step kernels 120 python -m benchmarks kernels --device cuda --json "$results/kernels.json"
+# The engines need more of a machine than the kernels do; say what is missing rather than fail.
+if missing=$(python -c 'import cv2, onnx, onnxruntime, platformdirs, pydantic, safetensors' 2>&1); then
+  step engines 120 python -m pytest --noconftest -o addopts= -q -rs -m gpu tests/runtime/test_gpu.py
+  step model 60 python -m benchmarks model lite --backend torch --device cuda --precision fp16 --batch 1 --batch 32 --runs 50 \
+    --json "$results/model-lite-torch.json"
+  if python -c 'import tensorrt' 2>/dev/null; then
+    step parser 60 python -m pytest --noconftest -o addopts= -q -m trt tests/runtime/test_trt.py
+    step model_trt 120 python -m benchmarks model lite --backend tensorrt --device cuda --precision fp16 --batch 1 --batch 32 --runs 50 \
+      --json "$results/model-lite-tensorrt.json"
+  fi
+else
+  echo "== engines: left out, ${missing##*$'\n'}"
+fi
 exit $failed

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -257,6 +258,47 @@ def clear() -> None:
     from fhrt.runtime.engine_cache import EngineCache
 
     out.print(f"{EngineCache().clear() / 1e6:.1f} MB deleted", highlight=False)
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
+    backend: Annotated[list[str], typer.Option(help="Repeatable.")] = ["auto"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="With every backend; repeatable.")] = ["auto"],  # noqa: B006
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
+    threads: Threads = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also draw ms per face to this picture (needs matplotlib).")] = None,
+) -> None:
+    """Time models on this machine, beside what its processor could do and what C-SRIP's paper took."""
+    from fhrt import bench as speed
+    from fhrt import machine
+    from fhrt.files import write_bytes
+    from fhrt.runtime import list_models
+    from fhrt.runtime.engine import BUCKETS
+
+    sizes = sorted(set(batch or BUCKETS))
+    names = models or [card.name for card in list_models()]
+    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), "floor", "cold start", "MB")
+    rows = []
+    with err.status("measuring"):
+        for row in speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes):
+            rows.append(row)
+            latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
+            floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
+            memory = "–" if row.memory is None else f"{row.memory:.0f}"
+            per_face = (f"{row.per_face[size]:.2f}" for size in sizes)
+            table.add_row(row.model, f"{row.backend} {row.precision}", latency, *per_face, floor, f"{row.cold_start:.0f} ms", memory)
+    out.print(table)
+    paper = ", ".join(f"{milliseconds:g} ms on {what}" for what, milliseconds in speed.PAPER_MS.items())
+    out.print(f"C-SRIP's paper, per face: {paper}", highlight=False)
+    if json_file is not None:
+        packages = ("fhrt", "numpy", "onnxruntime", "openvino", "tensorrt", "torch")
+        report = {"machine": machine.describe(packages), "threads": threads or "all cores", "rows": [asdict(row) for row in rows]}
+        write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
+    if chart is not None:
+        speed.chart(rows, chart)
 
 
 @app.command(name="eval")

@@ -17,6 +17,7 @@ ARROWS = {
     "runtime": {"ops", "_C", "machine", "files"},
     "faces": {"ops"},
     "metrics": {"ops"},
+    "bench": {"runtime"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
     "video": {"faces", "ops"},
     "hallucinator": {"faces", "runtime", "ops", "results"},

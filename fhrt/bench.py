@@ -1,0 +1,169 @@
+"""How fast models are on this machine, and how near to what its processor could do: ``fhrt bench``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fhrt.errors import BadInputError, MissingExtraError
+from fhrt.runtime import Card, Engine, load
+from fhrt.runtime.engine import BUCKETS
+
+PAPER_MS = {"a Titan Xp, one face": 30.0, "a Titan Xp, in a batch": 15.0}
+"""Milliseconds per face that C-SRIP's paper reports for itself (models.md section 5)."""
+
+SECONDS = 1.0  # that each batch size is timed for, at least
+LEAST_CALLS = 20  # of one face, so that there is a 95th percentile
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What this processor reached, all cores: float32 matrix products in GFLOP/s, a multiply-add counted as two, and copying in GB/s."""
+
+    gflops: float
+    gb_per_s: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One model on one backend. Times in milliseconds.
+
+    latency: "p50", "p95" and "p99" of one face. per_face: batch size → median per face. floor: what a face's float32 operations, or its
+    share of reading the weights, take at best in the largest batch, on a CPU (None on a device); an INT8 form may lie below. cold_start:
+    opening and the first face. memory: MB that the process grew by (None where the system does not say).
+    """
+
+    model: str
+    backend: str
+    precision: str
+    latency: dict[str, float]
+    per_face: dict[int, float]
+    floor: float | None
+    cold_start: float
+    memory: float | None
+
+    @property
+    def share(self) -> float | None:
+        """Of the floor in the quickest batch's time per face: 1 would be perfect."""
+        return None if self.floor is None else self.floor / min(self.per_face.values())
+
+
+def measure(
+    models: Sequence[str | Path],
+    backends: Sequence[str] = ("auto",),
+    precisions: Sequence[str] = ("auto",),
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    batches: Sequence[int] = BUCKETS,
+    seconds: float | None = None,
+) -> Iterator[Speed]:
+    """Every model on every backend in every precision, one after another, as they are measured; options as `fhrt.runtime.load`.
+
+    seconds: that each batch size is timed for at least; default `SECONDS`. Raises BadInputError for a batch size under 1, and what `load`
+    raises.
+    """
+    if not batches or min(batches) < 1:
+        raise BadInputError(f"batch sizes must be at least 1, not {', '.join(map(str, batches)) or 'none'}")
+    processor = measure_processor()
+    for model, backend, precision in product(models, backends, precisions):
+        before, start = _resident(), time.perf_counter()
+        engine = load(model, backend=backend, device=device, precision=precision, threads=threads)
+        engine.run(_faces(engine, 1))
+        cold_start = 1000 * (time.perf_counter() - start)
+        times = {batch: _times(engine, batch, SECONDS if seconds is None else seconds) for batch in sorted({1, *batches})}
+        after = _resident()
+        on_cpu = engine.backend in ("onnxruntime", "openvino") or (engine.backend == "torch" and device == "cpu")
+        card = engine.card
+        yield Speed(
+            model=card.name,
+            backend=engine.backend,
+            precision=engine.precision,
+            latency={f"p{part}": float(np.percentile(times[1], part)) for part in (50, 95, 99)},
+            per_face={batch: float(np.median(each)) / batch for batch, each in times.items() if batch in batches},
+            floor=1000 * max(card.gflops / processor.gflops, 4e-9 * card.parameters / processor.gb_per_s / max(batches))
+            if on_cpu
+            else None,
+            cold_start=cold_start,
+            memory=None if before is None or after is None else (after - before) / 1e6,
+        )
+
+
+def measure_processor() -> Processor:
+    """See `Processor`; takes a second."""
+    a = np.ones((1536, 1536), np.float32)
+    product_ = np.empty_like(a)
+    source, target = np.ones(1 << 25, np.float32), np.empty(1 << 25, np.float32)
+    gflops = 2e-9 * a.shape[0] ** 3 / _best(lambda: np.matmul(a, a, product_))
+    return Processor(gflops, 2e-9 * source.nbytes / _best(lambda: np.copyto(target, source)))
+
+
+def chart(speeds: Sequence[Speed], path: Path) -> Path:
+    """Milliseconds per face over the batch size, a line per engine, and the paper's, as a picture. Raises MissingExtraError."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError('a chart needs matplotlib: pip install "fhrt[train]"') from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for speed in speeds:
+        axes.plot(
+            list(speed.per_face), list(speed.per_face.values()), marker="o", label=f"{speed.model}, {speed.backend} {speed.precision}"
+        )
+    for what, milliseconds in PAPER_MS.items():
+        axes.axhline(milliseconds, color="0.6", linewidth=1, linestyle=":")
+        axes.annotate(f"C-SRIP's paper: {what}", (1, milliseconds), (0, 2), textcoords="offset points", color="0.4", fontsize=8)
+    sizes = sorted({batch for speed in speeds for batch in speed.per_face})
+    axes.set(xscale="log", yscale="log", xlabel="faces in a batch", ylabel="ms per face", xticks=sizes, xticklabels=sizes)
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=128)
+    return path
+
+
+def _floor(card: Card, processor: Processor, batch: int) -> float:
+    """Milliseconds per face in a batch: the operations, or reading the float32 weights once, whichever takes longer."""
+    return 1000 * max(card.gflops / processor.gflops, 4e-9 * card.parameters / processor.gb_per_s / batch)
+
+
+def _faces(engine: Engine, batch: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(-1, 1, (batch, 3, *engine.card.input_size)).astype(np.float32)
+
+
+def _times(engine: Engine, batch: int, seconds: float) -> NDArray[np.float64]:
+    """Milliseconds of each call, the first left out."""
+    lr = _faces(engine, batch)
+    engine.run(lr)
+    times: list[float] = []
+    least = LEAST_CALLS if batch == 1 else 3
+    while sum(times) < seconds or len(times) < least:
+        start = time.perf_counter()
+        engine.run(lr)
+        times.append(time.perf_counter() - start)
+    return 1000 * np.array(times)
+
+
+def _best(call: Callable[[], object]) -> float:
+    """Seconds of the quickest of some calls."""
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _resident() -> int | None:
+    """Bytes of memory that the process holds, where Linux says so."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return None
+    import resource
+
+    return int(statm.read_text().split()[1]) * resource.getpagesize()
