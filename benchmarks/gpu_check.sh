@@ -38,7 +38,7 @@ fi
 step kernels 120 python -m benchmarks kernels --device cuda --json "$results/kernels.json"
 # The engines need more of a machine than the kernels do; say what is missing rather than fail.
 if missing=$(python -c 'import cv2, onnx, onnxruntime, platformdirs, pydantic, safetensors' 2>&1); then
-  step engines 120 python -m pytest --noconftest -o addopts= -q -rs -m gpu tests/runtime/test_gpu.py
+  step engines 120 python -m pytest --noconftest -o addopts= -q -rs -m gpu tests/runtime/test_gpu_backends.py
   step model 60 python -m benchmarks model lite --backend torch --device cuda --precision fp16 --batch 1 --batch 32 --runs 50 \
     --json "$results/model-lite-torch.json"
   if python -c 'import tensorrt' 2>/dev/null; then
