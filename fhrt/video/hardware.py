@@ -45,10 +45,8 @@ def _reason_without() -> str | None:
 
     try:
         _nvdec(fallback=False).create(av.Codec("h264", "r"))
-    except (av.FFmpegError, NotImplementedError, ValueError) as error:
-        reason = (
-            "this PyAV is built without it" if isinstance(error, (NotImplementedError, ValueError)) else "no NVIDIA driver or card answers"
-        )
+    except (av.FFmpegError, RuntimeError, ValueError) as error:
+        reason = "no NVIDIA driver or card answers" if isinstance(error, av.FFmpegError) else "this PyAV is built without it"
         _log.info("decoding on the processor: %s", reason)
         return reason
     return None
