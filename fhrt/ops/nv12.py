@@ -39,8 +39,11 @@ class Nv12:
         height, width = self.luma.shape
         if height == 0 or tuple(self.chroma.shape) != ((height + 1) // 2, (width + 1) // 2, 2):
             raise BadInputError(f"Nv12: chroma must be [⌈H/2⌉, ⌈W/2⌉, 2] of luma {[height, width]}, not {list(self.chroma.shape)}")
-        if self.matrix not in tuple(LUMA_SHARES):
-            raise BadInputError(f"Nv12: matrix must be {' or '.join(LUMA_SHARES)}, not {self.matrix!r}")
+        if not isinstance(self.matrix, str) or self.matrix not in LUMA_SHARES:
+            given = repr(self.matrix) if isinstance(self.matrix, str) else type(self.matrix).__name__
+            raise BadInputError(f"Nv12: matrix must be {' or '.join(LUMA_SHARES)}, not {given}")
+        if not isinstance(self.full_range, (bool, np.bool_)):
+            raise BadInputError(f"Nv12: full_range must be True or False, not {type(self.full_range).__name__}")
 
     @classmethod
     def stacked(cls, frame: Any, matrix: Literal["bt709", "bt601"] = "bt709", full_range: bool = False) -> Nv12:
