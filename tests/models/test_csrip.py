@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from norms import shake_norms
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -103,12 +104,7 @@ def test_gradients_reach_every_parameter(cascade: int) -> None:
 def test_the_rewritten_network_has_no_norms_and_computes_the_same(cascade: int) -> None:
     torch.manual_seed(0)
     model, lr = CSRIP(width=32, cascade=cascade).eval(), faces(2, 24)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias):
-                nn.init.normal_(tensor, std=0.1)
-            for tensor in (module.running_var, module.weight):
-                nn.init.uniform_(tensor, 0.5, 1.5)
+    shake_norms(model)
     folded = rewrite(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():

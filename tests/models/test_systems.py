@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from norms import shake_norms
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,12 +65,7 @@ def shaken(name: str) -> nn.Module:
     """The network with random norms and transformers away from the identity."""
     torch.manual_seed(0)
     model = create(name).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias):
-                nn.init.normal_(tensor, std=0.1)
-            for tensor in (module.running_var, module.weight):
-                nn.init.uniform_(tensor, 0.5, 1.5)
+    shake_norms(model)
     for key, parameter in model.named_parameters():
         if key.endswith(("fc2.weight", "pointwise", "shortcut")):
             nn.init.normal_(parameter, std=0.05)
