@@ -117,7 +117,9 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False)
+        norm: Any = self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False)
+        if not math.isfinite(norm.item()):
+            raise DivergedError(f"the gradient is {norm.item()} at step {self.step}; resume from last.safetensors with a lower lr")
         self.optimiser.step()
         if self.critic is not None and sr is not None:
             self._critic_step(batch.hr, sr.detach())

@@ -64,7 +64,9 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] → the transformed map [N, C, H·upsample, W·upsample] and its theta [N, 2, 3] (corners aligned)."""
-        theta = similarity_theta(self.fc2(F.relu(self.fc1(self.localisation(x).flatten(1)))))
+        features = self.localisation(x).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):  # an angle and a shift need more than bfloat16's eight bits
+            theta = similarity_theta(self.fc2(F.relu(self.fc1(features.float()))))
         return ops.stn_sample(x, theta, align_corners=True, upsample=self.upsample), theta
 
 

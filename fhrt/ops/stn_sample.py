@@ -36,8 +36,8 @@ def stn_sample(
 ) -> Any:
     """Sample feature maps at affinely transformed positions (Jaderberg et al., 2015, eq. 1 and 5).
 
-    x: ``[N, C, H, W]`` float32 or float16 (torch: bfloat16 too), NumPy, torch or CuPy, of any strides. theta: ``[N, 2, 3]`` float32,
-    maps normalised output positions to normalised input positions, as ``torch.nn.functional.affine_grid``. size: (h, w) of the output;
+    x: ``[N, C, H, W]`` float32 or float16 (torch: bfloat16 too), NumPy, torch or CuPy, of any strides. theta: ``[N, 2, 3]`` float32
+    (torch: a half type is taken as float32, as autocast makes it), maps normalised output positions to normalised input positions, as ``torch.nn.functional.affine_grid``. size: (h, w) of the output;
     default the input's, times ``upsample``. padding: positions outside count as zero, or take the border's value. upsample: sample the
     map that nearest-neighbour upsampling by this factor would give, without storing it. Returns ``[N, C, h, w]`` of x's kind and dtype;
     differentiable for torch, by x and theta. Raises BadInputError for other shapes, dtypes or values.
@@ -47,9 +47,10 @@ def stn_sample(
         check_size("stn_sample", size, LARGEST_SIDE)
     h, w = size if size is not None else (x.shape[2] * upsample, x.shape[3] * upsample)
     if is_torch(x):
+        from fhrt.ops.torch import single
         from fhrt.ops.torch import stn_sample as torch_op
 
-        return torch_op(x, theta, h, w, align_corners, padding, upsample)
+        return torch_op(x, single(theta), h, w, align_corners, padding, upsample)
     if is_cupy(x):
         from fhrt.ops import cupy, device
 
@@ -77,9 +78,10 @@ def stn_sample_out(
     check_rank("stn_sample", "out", out, "N, C, h, w")
     check_out("stn_sample", out, x, (*x.shape[:2], *out.shape[2:]))
     if is_torch(x):
+        from fhrt.ops.torch import single
         from fhrt.ops.torch import stn_sample_out as torch_op
 
-        return torch_op(x, theta, out, align_corners, padding, upsample, stream)
+        return torch_op(x, single(theta), out, align_corners, padding, upsample, stream)
     if is_cupy(x):
         from fhrt.ops import cupy, device
 

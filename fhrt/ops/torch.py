@@ -149,6 +149,11 @@ def _plain(inputs: Sequence[Any]) -> bool:
 # -- stn_sample -------------------------------------------------------------------------------------------------------
 
 
+def single(theta: Tensor) -> Tensor:
+    """A theta that autocast made a half type, as float32: bfloat16 cannot name a pixel, and affine_grid's gradient in it is NaN (torch 2.13)."""
+    return theta.float() if theta.dtype in (torch.float16, torch.bfloat16) else theta
+
+
 def stn_sample_twin(x: Tensor, theta: Tensor, h: int, w: int, align_corners: bool, padding: str, upsample: int) -> Tensor:
     """The same in plain torch: affine_grid, then grid_sample."""
     if upsample > 1:

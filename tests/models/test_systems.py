@@ -156,6 +156,16 @@ def test_the_runtime_knows_the_same_systems() -> None:
     assert {name: system(name).made for name in names()} == bundle.SYSTEMS
 
 
+def test_a_step_in_bfloat16_has_a_gradient() -> None:
+    model = TDN()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 16, 16))
+    assert output.theta is not None and output.theta.dtype == torch.float32
+    output.sr.float().square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.stn1.fc2.bias.grad.abs().max() > 0
+
+
 def test_unknown_names_and_hyper_parameters() -> None:
     with pytest.raises(UnknownModelError, match="lite"):
         create("no-such")

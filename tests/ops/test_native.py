@@ -70,6 +70,20 @@ def test_stn_sample(shape: tuple, dtype: torch.dtype, padding: str, align_corner
             close(only, wanted[1], dtype, 8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_stn_sample_takes_a_half_theta_as_float32(dtype: torch.dtype) -> None:
+    x, half = torch.randn(2, 16, 12, 12).to(dtype), thetas(2).to(dtype)
+    gradients = []
+    for theta in (half, half.float()):
+        theta.requires_grad_()
+        out = ops.stn_sample(x, theta, upsample=2)
+        out.backward(torch.ones_like(out))
+        assert theta.grad is not None and theta.grad.dtype == theta.dtype
+        gradients.append((out.detach(), theta.grad.float()))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1].to(dtype).float(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize(("factor", "width"), [(1, 5), (2, 16), (2, 3), (3, 7), (4, 33), (5, 2)])
 def test_pixel_shuffle(dtype: torch.dtype, factor: int, width: int) -> None:

@@ -101,6 +101,17 @@ def test_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path)
         assert torch.equal(value, before[key])
 
 
+def test_a_gradient_that_is_nan_stops_before_the_weights_are_touched(archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(), archive, tmp_path)
+    batch = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
+    before = checkpoint.plain_state(trainer.model)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(DivergedError, match="the gradient is nan at step 0"):
+        trainer.train_step(batch)
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[key]) or "running" in key or "num_batches" in key
+
+
 def with_labels(archive: Path, folder: Path) -> Path:
     """The archive with landmarks (every face has the same 68 points) and identities beside the shards."""
     shutil.copytree(archive, folder)
