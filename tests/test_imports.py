@@ -18,7 +18,7 @@ ARROWS = {
     "faces": {"ops"},
     "metrics": {"ops"},
     "bench": {"runtime"},
-    "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
+    "protocols": {"hallucinator", "faces", "metrics", "runtime", "ops", "resample", "machine", "files"},
     "video": {"faces", "ops"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},

@@ -49,16 +49,21 @@ def read_picture(path: Path) -> Picture:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise BadInputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    return decode_picture(data, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """A picture file's bytes as BGR uint8 `[H, W, 3]`; `name` is what its errors call it. Raises `BadInputError`."""
     if not data:
-        raise BadInputError(f"{path} is empty")
+        raise BadInputError(f"{name} is empty")
     if _is_cut_short(data):  # the decoders would return a picture with a grey lower part
-        raise BadInputError(f"{path} is truncated")
+        raise BadInputError(f"{name} is truncated")
     try:
         frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:  # e.g. more pixels than OpenCV accepts
-        raise BadInputError(f"{path} cannot be decoded: {' '.join(str(error.err).split())}") from error
+        raise BadInputError(f"{name} cannot be decoded: {' '.join(str(error.err).split())}") from error
     if frame is None:
-        raise BadInputError(f"{path} is not a picture, or it is damaged")
+        raise BadInputError(f"{name} is not a picture, or it is damaged")
     return frame.astype(np.uint8, copy=False)
 
 
