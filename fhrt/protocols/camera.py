@@ -65,15 +65,12 @@ def _jpeg(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     size = picture.shape[-1]
     cell, top, left = _place(picture, rng)
     quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(cell[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+    decoded = compress_jpeg(cell, quality)
     return decoded[top : top + size, left : left + size].transpose(2, 0, 1)
 
 
 def _h264(pictures: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Encode the faces side by side as one key frame and decode it again."""
-    import av  # only here: training on a machine without PyAV is possible with H264_SHARE = 0
-
     size = pictures.shape[-1]
     cells = [_place(picture, rng) for picture in pictures]
     across = int(np.ceil(np.sqrt(len(cells))))
@@ -83,19 +80,31 @@ def _h264(pictures: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
         y, x = (index // across) * _CELL, (index % across) * _CELL
         sheet[y : y + _CELL, x : x + _CELL] = cell
 
-    encoder = av.CodecContext.create("libx264", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = sheet.shape[1], sheet.shape[0], "yuv420p"
-    encoder.time_base = Fraction(1, 25)
-    crf = int(rng.integers(H264_CRF[0], H264_CRF[1] + 1))
-    # One thread: with several, the slices and so the picture would depend on the machine.
-    encoder.options = {"preset": "veryfast", "crf": str(crf), "tune": "zerolatency", "threads": "1"}
-    packets = [*encoder.encode(av.VideoFrame.from_ndarray(sheet, format="rgb24")), *encoder.encode(None)]
-    decoder = av.CodecContext.create("h264", "r")
-    frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
-    decoded = frames[0].to_ndarray(format="rgb24")
+    decoded = compress_h264(sheet, int(rng.integers(H264_CRF[0], H264_CRF[1] + 1)))
 
     out = np.empty_like(pictures)
     for index, (_, top, left) in enumerate(cells):
         y, x = (index // across) * _CELL + top, (index % across) * _CELL + left
         out[index] = decoded[y : y + size, x : x + size].transpose(2, 0, 1)
     return out
+
+
+def compress_jpeg(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An RGB picture [H, W, 3] as JPEG leaves it."""
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)[..., ::-1]
+
+
+def compress_h264(picture: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
+    """An RGB picture [H, W, 3] of even height and width as a key frame of H.264 leaves it."""
+    import av  # only here: training on a machine without PyAV is possible with H264_SHARE = 0
+
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = picture.shape[1], picture.shape[0], "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    # One thread: with several, the slices and so the picture would depend on the machine.
+    encoder.options = {"preset": "veryfast", "crf": str(crf), "tune": "zerolatency", "threads": "1"}
+    packets = [*encoder.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *encoder.encode(None)]
+    decoder = av.CodecContext.create("h264", "r")
+    frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+    return np.asarray(frames[0].to_ndarray(format="rgb24"), np.uint8)
