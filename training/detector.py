@@ -177,7 +177,7 @@ def train_detector(
             task = progress.add_task("detector", total=steps, completed=step)
             for wanted in loader:
                 wanted = Targets(*(each.to(device) for each in wanted))
-                frame = (wanted.frame.float() / 127.5 - 1).to(memory_format=torch.channels_last)
+                frame = (wanted.frame.float() / 255).to(memory_format=torch.channels_last)
                 with torch.autocast(frame.device.type, torch.bfloat16):
                     maps = model(frame)
                 terms = losses(maps, wanted)
@@ -233,7 +233,7 @@ def validate(weights: dict[str, Tensor], photographs: list[Photograph], device: 
         rows, columns = (-length % COARSEST for length in (height, width))
         frame = np.pad(photograph.picture, ((0, rows), (0, columns), (0, 0)))
         with torch.no_grad():
-            maps = model(torch.from_numpy(frame.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1).to(device))
+            maps = model(torch.from_numpy(frame.transpose(2, 0, 1)[None].astype(np.float32) / 255).to(device))
         boxes, scores, _ = decode(maps.heat[0, 0].sigmoid().cpu().numpy(), maps.geometry[0].cpu().numpy(), least=0.05)
         found.append((boxes, scores))
     matches = match_all(found, [photograph.boxes for photograph in photographs])

@@ -31,7 +31,7 @@ class Maps(NamedTuple):
 
 
 class Detector(nn.Module):
-    """``forward(frame [N, 3, H, W])`` RGB in [-1, 1], H and W multiples of 16 → `Maps`.
+    """``forward(frame [N, 3, H, W])`` RGB in [0, 1], H and W multiples of 16 → `Maps`.
 
     channels: at strides 2, 4, 8 and 16. blocks: residual blocks at strides 4, 8 and 16.
     """
