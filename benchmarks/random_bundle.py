@@ -21,7 +21,7 @@ def write(name: str, folder: Path) -> Path:
     bundle = export(name, folder / "random.safetensors", folder / name)
     card = read_card(bundle)
     lr = np.random.default_rng(0).uniform(-1, 1, (2, 3, *card.input_size)).astype(np.float32)
-    write_int8(bundle / "model.onnx", lr, bundle)
+    write_int8(bundle / "model.onnx", [{"lr": lr}], bundle)
     files = [path.name for path in bundle.glob("model.*")]
     write_card(card.model_copy(update={"int8": Int8(loss={}, faces=0, backend="none"), "sha256": checksums(bundle, *files)}), bundle)
     return bundle

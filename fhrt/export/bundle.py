@@ -36,7 +36,8 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     """
     facts = system(name)
     lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
-    model, about = _load(name, checkpoint)
+    state, about = read_checkpoint(checkpoint)
+    model = rewritten(create(name, **about.get("hparams", {})), state, f"{checkpoint} is not a checkpoint of {name}")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         given = named_outputs(model(torch.zeros(1, 3, *lr_size)))
     numbers = model.parameters() if facts.made == "fit" else model.state_dict().values()  # a dictionary's entries are no parameters
@@ -55,7 +56,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             hparams=about.get("hparams", {}),
             parameters=sum(tensor.numel() for tensor in numbers),
             gflops=round(counter.get_total_flops() / 1e9, 3),
-            training=f"{about.get('data', 'data not recorded')}, {_training(about)}",
+            training=describe_training(about),
             licence=LICENCE,
             scores=scores or {},
             sha256=checksums(folder, GRAPH, WEIGHTS),
@@ -65,31 +66,36 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     return out
 
 
-def _training(about: dict[str, Any]) -> str:
+def describe_training(about: dict[str, Any]) -> str:
+    """What a card says of it, from what a checkpoint says of itself."""
+    data = about.get("data", "data not recorded")
     if "entries" in about:
-        return f"{about['entries']:,} of them in the dictionary"
+        return f"{data}, {about['entries']:,} of them in the dictionary"
     earlier = about.get("earlier_steps", 0)
-    return f"{about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
+    return f"{data}, {about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
 
 
-def _load(name: str, checkpoint: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The rewritten network with its weights rounded to fp16, and what the checkpoint says of itself."""
+def read_checkpoint(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights, and what the checkpoint says of itself. Raises WeightsError."""
     try:
         with safe_open(checkpoint, "pt") as file:
             about = json.loads((file.metadata() or {}).get("fhrt", "{}"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+            return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118  not a dict
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"{checkpoint} is not a checkpoint: {error}") from error
-    model = create(name, **about.get("hparams", {}))
+
+
+def rewritten(model: nn.Module, state: dict[str, torch.Tensor], what: str) -> nn.Module:
+    """The network with these weights, rewritten, rounded to fp16. Raises WeightsError where they are not ``what``'s."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f"{checkpoint} is not a checkpoint of {name}: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{what}: {str(error).splitlines()[0]}") from error
     model = rewrite(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
-    return model, about
+    return model
 
 
 def _compare(model: nn.Module, folder: Path, tolerance: float) -> None:

@@ -17,6 +17,7 @@ import fhrt.ops.torch  # noqa: F401  registers torch.ops.fhrt
 from fhrt.models.layers import ModelOutput
 
 OPSET = 18
+FREE_BATCH = {0: torch.export.Dim("batch", min=1, max=4096)}
 _DOMAIN = onnxscript.values.Opset("fhrt", 1)
 
 # Positions of pixel centres: −1 + (1 − a)/n + 2 j/(n − a), a = align_corners.
@@ -144,7 +145,7 @@ def named_outputs(output: ModelOutput) -> dict[str, torch.Tensor]:
 
 def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, ...]) -> onnx.ModelProto:
     """The graph of a rewritten model with float32 weights inside: input ``lr`` [N, 3, h, w], N free, and the named outputs."""
-    proto = trace(_Outputs(model, outputs), (3, *input_size), "lr", outputs)
+    proto = trace(_Outputs(model, outputs), torch.zeros(2, 3, *input_size), FREE_BATCH, "lr", outputs)
     used = {node.op_type for node in proto.graph.node if node.domain == "fhrt"}
     for text, name in ((_STN_SAMPLE, "StnSample"), (_SUB_PIXEL_SHUFFLE, "SubPixelShuffle")):
         if name in used:
@@ -154,16 +155,16 @@ def to_onnx(model: nn.Module, input_size: tuple[int, int], outputs: tuple[str, .
     return proto
 
 
-def trace(model: nn.Module, shape: tuple[int, ...], given: str, outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """torch's graph of a module of one input, named ``given``, [N, *shape] float32, N free."""
+def trace(model: nn.Module, example: torch.Tensor, free: dict[int, Any], given: str, outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """torch's graph of a module of one input, named ``given``, like ``example`` but for its ``free`` axes."""
     program = torch.onnx.export(
         model.eval(),
-        (torch.zeros(2, *shape),),
+        (example,),
         dynamo=True,
         opset_version=OPSET,
         input_names=[given],
         output_names=list(outputs),
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+        dynamic_shapes=(free,),
         custom_translation_table={
             torch.ops.fhrt.stn_sample.default: _stn_sample,
             torch.ops.fhrt.pixel_shuffle.default: _pixel_shuffle,

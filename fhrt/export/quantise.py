@@ -8,9 +8,10 @@ tried: it drops model-local functions, and with them fhrt's nodes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from fhrt.protocols import PROTOCOLS, make_pairs
 from fhrt.protocols.archive import read_faces, walk_faces
 from fhrt.resample import to_uint8
 from fhrt.runtime import Engine, load
-from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle
+from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, Bundle, open_bundle
 from fhrt.runtime.card import Int8
 
 FACES = 300  # to calibrate with
@@ -48,37 +49,54 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
     """
     bundle = open_bundle(name)
     card = bundle.card
-    if card.int8 is not None:
-        raise BadInputError(f"{name} has an INT8 form already; quantise the bundle that was exported")
     protocols = [protocol for protocol, side in PROTOCOLS.items() if side == card.input_size[0]]
     if not protocols:
         raise BadInputError(f"no protocol has LR faces of {card.input_size[0]}×{card.input_size[1]}, which {card.name} takes")
     validation = _enough(read_faces(data, "val"), data, "val")
+
+    def measure(folder: Path) -> Int8:
+        fp32, int8 = load(folder, precision="fp32"), load(folder, precision="int8")
+        loss = {protocol: _loss(fp32, int8, validation, protocol) for protocol in protocols}
+        return Int8(loss=loss, faces=len(validation), backend=int8.backend)
+
+    return add_int8(bundle, out, lambda: _calibration(data, protocols), measure, progress)
+
+
+def add_int8(
+    bundle: Bundle,
+    out: Path,
+    feeds: Callable[[], Iterable[dict[str, NDArray[Any]]]],
+    measure: Callable[[Path], Int8],
+    progress: Callable[[str], None],
+) -> Path:
+    """Write the bundle folder ``out``: this one and its INT8 form, calibrated on ``feeds``, with what ``measure`` says of it; return it.
+
+    Raises BadInputError for a bundle that has an INT8 form already, or an ``out`` that exists and is no bundle.
+    """
+    if bundle.card.int8 is not None:
+        raise BadInputError(f"{bundle.folder} has an INT8 form already; quantise the bundle that was exported")
     with new_bundle(out) as folder:
         for file in (GRAPH, WEIGHTS):
             shutil.copyfile(bundle.folder / file, folder / file)
         progress("calibrating")
-        write_int8(bundle.graph, _calibration(data, protocols), folder)
+        write_int8(bundle.graph, feeds(), folder)
         files = checksums(folder, GRAPH, WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)
-        write_card(card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
+        write_card(bundle.card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
         progress("measuring the loss")
-        fp32, int8 = load(folder, precision="fp32"), load(folder, precision="int8")
-        loss = {protocol: _loss(fp32, int8, validation, protocol) for protocol in protocols}
-        measured = Int8(loss=loss, faces=len(validation), backend=int8.backend)
-        write_card(card.model_copy(update={"sha256": files, "int8": measured}), folder)
+        write_card(bundle.card.model_copy(update={"sha256": files, "int8": measure(folder)}), folder)
     return out
 
 
-def write_int8(graph: Path, lr: NDArray[np.float32], folder: Path) -> None:
-    """Write the INT8 form of a bundle's fp32 graph into ``folder``, calibrated on LR faces [N, 3, h, w] in [-1, 1]."""
-    proto = _quantised(internalise(graph), lr)
+def write_int8(graph: Path, feeds: Iterable[dict[str, NDArray[Any]]], folder: Path) -> None:
+    """Write the INT8 form of a bundle's fp32 graph into ``folder``, calibrated on these inputs."""
+    proto = _quantised(internalise(graph), feeds)
     externalise(proto, folder, INT8_WEIGHTS)
     onnx.save(proto, folder / INT8_GRAPH)
     onnx.checker.check_model(folder / INT8_GRAPH)
 
 
-def _calibration(data: Path, protocols: list[str]) -> NDArray[np.float32]:
-    """LR faces [300, 3, s, s] in [-1, 1]: faces from all over the train split, under each protocol in turn."""
+def _calibration(data: Path, protocols: list[str]) -> list[dict[str, NDArray[Any]]]:
+    """LR faces [10, 3, s, s] in [-1, 1], 30 times: faces from all over the train split, under each protocol in turn."""
     rng = np.random.default_rng(SEED)
     kept: list[NDArray[np.uint8]] = []
     for count, (_, face) in enumerate(walk_faces(data, "train")):  # one by one: the split does not fit into memory
@@ -88,7 +106,8 @@ def _calibration(data: Path, protocols: list[str]) -> NDArray[np.float32]:
             kept[place] = face
     faces = _enough(np.stack(kept), data, "train")
     parts = [make_pairs(faces[start :: len(protocols)], protocol, rng).lr for start, protocol in enumerate(protocols)]
-    return np.concatenate(parts).astype(np.float32) / 127.5 - 1
+    lr = np.concatenate(parts).astype(np.float32) / 127.5 - 1
+    return [{"lr": lr[at : at + BATCH]} for at in range(0, len(lr), BATCH)]
 
 
 def _enough(faces: NDArray[np.uint8], data: Path, split: str) -> NDArray[np.uint8]:
@@ -97,7 +116,7 @@ def _enough(faces: NDArray[np.uint8], data: Path, split: str) -> NDArray[np.uint
     return faces
 
 
-def _quantised(proto: onnx.ModelProto, lr: NDArray[np.float32]) -> onnx.ModelProto:
+def _quantised(proto: onnx.ModelProto, feeds: Iterable[dict[str, NDArray[Any]]]) -> onnx.ModelProto:
     """The graph with every layer of `LAYERS` reading quantised values; what a layer gives stays float32 until the next one reads it.
 
     Whoever else reads a quantised tensor, a residual sum for instance, gets the rounded values too: keeping the exact ones for them
@@ -108,10 +127,10 @@ def _quantised(proto: onnx.ModelProto, lr: NDArray[np.float32]) -> onnx.ModelPro
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches: Iterator[dict[str, NDArray[np.float32]]] = iter([{"lr": lr[at : at + BATCH]} for at in range(0, len(lr), BATCH)])
+            self.feeds = iter(feeds)
 
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return next(self.batches, None)
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            return next(self.feeds, None)
 
     weights = {tensor.name for tensor in proto.graph.initializer}
     add_pre_process_metadata(proto)  # or it advises to do what `internalise` did

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import torch
 
 from fhrt.errors import BadInputError
-from fhrt.export.graph import trace
+from fhrt.export.graph import FREE_BATCH, trace
 from fhrt.export.weights import externalise
 from fhrt.models.recognition import FACE, Recognition
 from fhrt.models.squeezenet import SqueezeNet
@@ -24,7 +25,7 @@ def export_recognition(network: SqueezeNet, folder: Path) -> Path:
     except FileExistsError as error:
         raise BadInputError(f"{folder} exists; it is left alone") from error
     model = Recognition(network)
-    proto = trace(model, (3, FACE, FACE), "face", ("embedding",))
+    proto = trace(model, torch.zeros(2, 3, FACE, FACE), FREE_BATCH, "face", ("embedding",))
     externalise(proto, folder, WEIGHTS, {name for name, _ in model.named_parameters()})
     onnx.save(proto, folder / GRAPH)
     return folder

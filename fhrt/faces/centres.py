@@ -1,15 +1,76 @@
-"""From the maps of fhrt's own detector (fhrt/models/detector.py) to faces: peaks of the heat, the boxes and eyes there, and no face twice."""
+"""fhrt's own detector: a network that says at each place of the frame whether a face's centre is there (fhrt/models/detector.py).
+
+It knows faces of 8 to about 128 pixels, turned by up to 45 degrees. A second look at the frame, shrunk, finds those that are larger.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.faces.detect import Detection
+from fhrt.faces.inputs import Picture
+from fhrt.runtime import load_frames
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "detectors" / "tiny"
+LEAST = 0.3
 STRIDE, UNIT = 4, 16.0  # as in fhrt/models/detector.py, which needs torch
 OVERLAP = 0.4  # intersection over union from which on two boxes are one face's
+TILE = (1152, 2048)  # rows and columns that the network takes at once: a 1080p frame is one piece, a 4K frame four
+SHARED = 128  # pixels that neighbouring tiles have in common; half of them belong to each
+SHRINK = 4  # of the second look,
+LARGE = 96.0  # which finds faces from this size on (root of the area, pixels)
 
 Floats = NDArray[np.float64]
+
+
+class CentreDetector:
+    """Finds faces with the network of a bundle folder. `least`: the lowest score of a face. The rest: `fhrt.runtime.load_frames`."""
+
+    def __init__(
+        self,
+        folder: str | Path = SHIPPED,
+        *,
+        least: float = LEAST,
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.engine = load_frames(folder, backend=backend, precision=precision, threads=threads)
+        self.least = least
+
+    def detect(self, frame_bgr: Picture) -> list[Detection]:
+        """See `fhrt.faces.Detector`."""
+        height, width = frame_bgr.shape[:2]
+        found = [self._look(frame_bgr, *tile) for tile in _tiles(height, width)]
+        if min(height, width) >= LARGE:
+            small = cv2.resize(frame_bgr, (ceil(width / SHRINK), ceil(height / SHRINK)), interpolation=cv2.INTER_AREA)
+            boxes, scores, eyes = self._decode(np.asarray(small, np.uint8))
+            large = boxes[:, 2] - boxes[:, 0] >= LARGE / SHRINK
+            found.append((boxes[large] * SHRINK, scores[large], eyes[large] * SHRINK))
+        boxes, scores, eyes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        kept = _apart(boxes, scores, self.least)
+        rows = zip(boxes[kept].tolist(), scores[kept].tolist(), eyes[kept], strict=True)
+        return [Detection(tuple(box), score, pair) for box, score, pair in rows]
+
+    def _look(self, frame: Picture, rows: slice, columns: slice, mine: Floats) -> tuple[Floats, Floats, Floats]:
+        """The faces of a tile whose centres lie in the part of it that is its own, `mine` (x1, y1, x2, y2)."""
+        boxes, scores, eyes = self._decode(frame[rows, columns])
+        offset = np.array([columns.start, rows.start])
+        boxes, eyes = boxes + np.tile(offset, 2), eyes + offset
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        own = ((centre >= mine[:2]) & (centre < mine[2:])).all(1)
+        return boxes[own], scores[own], eyes[own]
+
+    def _decode(self, frame: Picture) -> tuple[Floats, Floats, Floats]:
+        heat, geometry = self.engine.run(frame)
+        return decode(heat[0, 0], geometry[0], self.least)
 
 
 def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: float) -> tuple[Floats, Floats, Floats]:
@@ -25,6 +86,29 @@ def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: floa
     size = np.exp(np.clip(at[:, 2:4], -3, 4)) * UNIT
     boxes = np.hstack([centre - size / 2, centre + size / 2])
     eyes = centre[:, None] + at[:, 4:].reshape(-1, 2, 2) * np.sqrt(size.prod(1))[:, None, None]
-    kept = cv2.dnn.NMSBoxes(np.hstack([boxes[:, :2], size]).tolist(), scores.tolist(), least, OVERLAP) if len(boxes) else []
-    index = np.asarray(kept, np.int64).reshape(-1)
-    return boxes[index], scores[index], eyes[index]
+    kept = _apart(boxes, scores, least)
+    return boxes[kept], scores[kept], eyes[kept]
+
+
+def _apart(boxes: Floats, scores: Floats, least: float) -> NDArray[np.int64]:
+    """Which boxes to keep, best first, so that no two are one face's."""
+    sides = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    kept = cv2.dnn.NMSBoxes(sides.tolist(), scores.tolist(), least, OVERLAP) if len(boxes) else ()
+    return np.asarray(kept, np.int64).reshape(-1)
+
+
+def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice, Floats]]:
+    """Rows and columns of each tile, and the part that is its own (x1, y1, x2, y2); the frame's edge lies at infinity."""
+    for rows, top, bottom in _spans(height, TILE[0]):
+        for columns, left, right in _spans(width, TILE[1]):
+            yield rows, columns, np.array([left, top, right, bottom])
+
+
+def _spans(length: int, most: int) -> Iterator[tuple[slice, float, float]]:
+    """Pieces of a side, and from where to where each is alone responsible."""
+    count = max(1, ceil((length - SHARED) / (most - SHARED)))
+    starts = np.linspace(0, max(length - most, 0), count).astype(int).tolist()
+    middles = [(start + most + after) / 2 for start, after in pairwise(starts)]
+    ends = [-np.inf, *middles, np.inf]
+    for index, start in enumerate(starts):
+        yield slice(start, min(start + most, length)), ends[index], ends[index + 1]

@@ -37,10 +37,11 @@ def stn_sample(
     """Sample feature maps at affinely transformed positions (Jaderberg et al., 2015, eq. 1 and 5).
 
     x: ``[N, C, H, W]`` float32 or float16 (torch: bfloat16 too), NumPy, torch or CuPy, of any strides. theta: ``[N, 2, 3]`` float32
-    (torch: a half type is taken as float32, as autocast makes it), maps normalised output positions to normalised input positions, as ``torch.nn.functional.affine_grid``. size: (h, w) of the output;
-    default the input's, times ``upsample``. padding: positions outside count as zero, or take the border's value. upsample: sample the
-    map that nearest-neighbour upsampling by this factor would give, without storing it. Returns ``[N, C, h, w]`` of x's kind and dtype;
-    differentiable for torch, by x and theta. Raises BadInputError for other shapes, dtypes or values.
+    (torch: a half type, as autocast makes it, is taken as float32), maps normalised output positions to normalised input positions, as
+    ``torch.nn.functional.affine_grid``. size: (h, w) of the output; default the input's, times ``upsample``. padding: positions outside
+    count as zero, or take the border's value. upsample: sample the map that nearest-neighbour upsampling by this factor would give, without
+    storing it. Returns ``[N, C, h, w]`` of x's kind and dtype; differentiable for torch, by x and theta. Raises BadInputError for other
+    shapes, dtypes or values.
     """
     _check(x, theta, padding, upsample)
     if size is not None:

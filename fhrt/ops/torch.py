@@ -150,7 +150,7 @@ def _plain(inputs: Sequence[Any]) -> bool:
 
 
 def single(theta: Tensor) -> Tensor:
-    """A theta that autocast made a half type, as float32: bfloat16 cannot name a pixel, and affine_grid's gradient in it is NaN (torch 2.13)."""
+    """A theta that autocast made a half type, as float32: bfloat16 cannot name a pixel, and affine_grid's gradient in it is NaN."""
     return theta.float() if theta.dtype in (torch.float16, torch.bfloat16) else theta
 
 

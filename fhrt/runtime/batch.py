@@ -1,4 +1,4 @@
-"""A batch of any size through a network that takes a bounded one."""
+"""What a network takes, out of what there is: a batch of any size in bounded parts, a frame of any size in whole pieces."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def run_in_parts(
         parts = [list(call(lr[at : at + largest])) for at in range(0, len(lr), largest)]
     outputs = (part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*parts, strict=True))
     return Output(**dict(zip(card.outputs, outputs, strict=True)))
+
+
+def whole_pieces(frame: NDArray[np.uint8], card: Card) -> NDArray[np.uint8]:
+    """The frame [H, W, 3] with black below and to the right, up to multiples of the card's ``input_size``; contiguous."""
+    rows, columns = (-length % step for length, step in zip(frame.shape[:2], card.input_size, strict=True))
+    return np.pad(frame, ((0, rows), (0, columns), (0, 0))) if rows or columns else np.ascontiguousarray(frame)

@@ -11,7 +11,8 @@ class Int8(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     loss: dict[str, float]
-    """Protocol → PSNR of the fp32 form less that of this one, dB, mean over ``faces`` faces of the validation split."""
+    """Protocol → PSNR of the fp32 form less that of this one, dB, mean over ``faces`` faces of the validation split; of a detector,
+    "average precision" → what it lost of it."""
     faces: int
     backend: str
     """Which computed the pictures."""
@@ -32,13 +33,14 @@ class Card(BaseModel):
     version: int = 1
     input_size: tuple[int, int]
     output_size: tuple[int, int]
+    """Of a detector: of the pieces that make up a frame, and of the maps of such a piece."""
     outputs: tuple[str, ...]
     """Names of the graph's outputs: those of `fhrt.runtime.Output` that the network has."""
     hparams: dict[str, bool | int | float | str] = {}
     parameters: int
     """Of a neighbour embedding: all numbers that it keeps, its dictionary included."""
     gflops: float
-    """Of one face, a multiply-add counted as two."""
+    """Of one face, a multiply-add counted as two; of a detector, of a frame of 640×480."""
     training: str
     """What the weights were trained on, and how long."""
     licence: str

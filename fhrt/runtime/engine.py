@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fhrt.errors import BackendError, BadInputError, MissingExtraError
+from fhrt.errors import BackendError, BadInputError, MissingExtraError, WeightsError
 from fhrt.runtime.bundle import Bundle, open_bundle
 from fhrt.runtime.card import Card
 
@@ -29,11 +29,18 @@ BACKENDS = {
 }
 """Name → "module:function" of this package, called with a bundle and `Options`; imported only when a model is opened with it."""
 
+FRAME_BACKENDS = {
+    "onnxruntime": "ort:open_frames",
+    "openvino": "openvino:open_frames",
+    "onnxruntime-cuda": "ort:open_frames_cuda",
+}
+"""The same for networks that take whole frames."""
+
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 FASTER_IN_INT8 = ("openvino",)
 """ONNX Runtime takes longer for a bundle's INT8 form than for its fp32 one; on TensorRT nobody has measured it."""
-INT8_LOSS = 0.1
-"""dB of PSNR, under every protocol: what speed may cost unasked."""
+INT8_LOSS = {"sr": 0.1, "heat": 0.02}
+"""What speed may cost unasked, by the network's first output: dB of PSNR under every protocol; for a detector, average precision."""
 
 PLANS = ("auto", "whole", "cut")
 LOG = logging.getLogger("fhrt")
@@ -73,6 +80,26 @@ class Engine(Protocol):
 
     def run(self, lr: NDArray[np.float32]) -> Output:
         """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else."""
+        ...
+
+
+class FrameEngine(Protocol):
+    """A bundle made executable whose network takes a whole frame."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def backend(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    def run(self, frame: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """The card's outputs, [1, C, h, w] each, of a BGR frame [H, W, 3] uint8 of any size.
+
+        Black is added below and to the right up to whole pieces of the card's ``input_size``, and the maps show it too.
+        """
         ...
 
 
@@ -121,16 +148,31 @@ def load(
     graph, "whole" by itself, or "cut" with fhrt's kernels where the graph has nodes for them (needs onnx); "auto" measures both once and
     remembers which was quicker. Raises UnknownModelError, WeightsError, BackendError, MissingExtraError.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
-    options = _checked(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
-    bundle = open_bundle(name)
-    candidates = _candidates(bundle, options) if backend == "auto" else (backend,)
+    engine: Engine = _open(open_bundle(name), "sr", BACKENDS, backend, _checked(device, precision, threads, plan, backend))
+    return engine
+
+
+def load_frames(
+    name: str | Path, *, backend: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> FrameEngine:
+    """Open the bundle of a network that takes whole frames, as `load` opens one that takes faces; backends: `FRAME_BACKENDS`."""
+    engine: FrameEngine = _open(open_bundle(name), "heat", FRAME_BACKENDS, backend, _checked(device, precision, threads, "auto", backend))
+    return engine
+
+
+def _open(bundle: Bundle, output: str, backends: dict[str, str], backend: str, options: Options) -> Any:
+    """The first of the backends asked for that opens the bundle, which must have this output."""
+    if backend not in ("auto", *backends):
+        raise BackendError(f"unknown backend {backend!r}; there are: auto, {', '.join(backends)}")
+    if output not in bundle.card.outputs:
+        does = "finds faces, it is a detector" if output == "sr" else "hallucinates faces, it finds none"
+        raise WeightsError(f"{bundle.folder}: {bundle.card.title} {does}")
+    candidates = [each for each in _candidates(bundle, options) if each in backends] if backend == "auto" else [backend]
     refused: list[str] = []
     for each in candidates:
-        module, _, function = BACKENDS[each].partition(":")
+        module, _, function = backends[each].partition(":")
         try:
-            engine: Engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(*_form(bundle, options, each))
+            engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(*_form(bundle, options, each))
         except (BackendError, MissingExtraError) as error:
             if len(candidates) == 1:
                 raise
@@ -139,7 +181,8 @@ def load(
             for reason in refused:
                 LOG.warning("%s runs %s, because not %s", each, bundle.card.name, reason)
             return engine
-    raise BackendError(f"nothing here runs device={device!r}, precision={precision!r}, plan={plan!r} ({'; '.join(refused)})")
+    wanted = f"device={options.device!r}, precision={options.precision!r}, plan={options.plan!r}"
+    raise BackendError(f"nothing here runs {wanted} ({'; '.join(refused)})")
 
 
 def build(
@@ -163,7 +206,7 @@ def build(
     return TensorRTEngine(bundle, options, batches, progress).batches
 
 
-def _checked(device: str, precision: str, threads: int | None = None, plan: PlanMode = "auto", may_build: bool = True) -> Options:
+def _checked(device: str, precision: str, threads: int | None = None, plan: PlanMode = "auto", backend: str = "") -> Options:
     """The options. Raises BackendError for a word or number that means nothing."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise BackendError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:N")
@@ -172,7 +215,7 @@ def _checked(device: str, precision: str, threads: int | None = None, plan: Plan
             raise BackendError(f"unknown {what} {wanted!r}; there are: {', '.join(possible)}")
     if threads is not None and threads < 1:
         raise BackendError(f"threads must be at least 1, not {threads}")
-    return Options(device, precision, threads, plan, may_build)
+    return Options(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
 
 
 def _form(bundle: Bundle, options: Options, backend: str) -> tuple[Bundle, Options]:
@@ -180,7 +223,7 @@ def _form(bundle: Bundle, options: Options, backend: str) -> tuple[Bundle, Optio
     int8 = bundle.card.int8
     if options.precision == "int8" and int8 is None:
         raise BackendError(f"{bundle.card.name} has no INT8 form; make it: fhrt quantise {bundle.folder} --data DIR -o OUT")
-    if options.precision == "auto" and backend in FASTER_IN_INT8 and int8 is not None and int8.worst <= INT8_LOSS:
+    if options.precision == "auto" and backend in FASTER_IN_INT8 and int8 is not None and int8.worst <= INT8_LOSS[bundle.card.outputs[0]]:
         options = replace(options, precision="int8")
     return (replace(bundle, precision="int8") if options.precision == "int8" else bundle), options
 

@@ -12,7 +12,7 @@ from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError, WeightsError
 from fhrt.files import cache_folder
 from fhrt.runtime import choice
-from fhrt.runtime.batch import run_in_parts
+from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import CutSession
@@ -75,6 +75,30 @@ def open_tensorrt(bundle: Bundle, options: Options) -> OrtEngine:
     }
     session = _on_device(bundle, options, "TensorrtExecutionProvider", settings)
     return OrtEngine(bundle, session, "onnxruntime-tensorrt", precision)
+
+
+class OrtFrames:
+    """Runs a bundle whose graph takes ``frame`` [H, W, 3] uint8."""
+
+    def __init__(self, bundle: Bundle, session: onnxruntime.InferenceSession, backend: str) -> None:
+        self.session, self.card, self.backend, self.precision = session, bundle.card, backend, bundle.precision
+
+    def run(self, frame: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """See `fhrt.runtime.engine.FrameEngine.run`."""
+        maps: list[NDArray[np.float32]] = self.session.run(list(self.card.outputs), {"frame": whole_pieces(frame, self.card)})
+        return maps
+
+
+def open_frames(bundle: Bundle, options: Options) -> OrtFrames:
+    """Backend ``onnxruntime`` for networks that take frames."""
+    options.require("onnxruntime", devices=("cpu",), precisions=("fp32", "int8"))
+    return OrtFrames(bundle, _whole(bundle, options.threads), "onnxruntime")
+
+
+def open_frames_cuda(bundle: Bundle, options: Options) -> OrtFrames:
+    """Backend ``onnxruntime-cuda`` for networks that take frames."""
+    options.require("onnxruntime-cuda", devices=("cuda",), precisions=("fp32",))
+    return OrtFrames(bundle, _on_device(bundle, options, "CUDAExecutionProvider", {}), "onnxruntime-cuda")
 
 
 def _session_options(threads: int | None, *, spinning: bool = True) -> onnxruntime.SessionOptions:
