@@ -1,8 +1,8 @@
 """How well faces are found: matching, precision and recall, average precision, recall at so many false positives per photograph.
 
-A face's **size** is the root of its box's area in pixels: of a box's measures the one that tells the canonical square best (its side is 1.10
-times that, with less scatter than from width or height: fhrt/faces/align.py). A range of sizes is [low, high). Faces outside it, and the
-detections matched to them, are ignored: neither hits nor errors, as in COCO and WIDER FACE.
+A face's **size** is the root of its box's area in pixels: of a box's measures the one that tells the canonical square best (its side is
+1.10 times that, with less scatter than from width or height: fhrt/faces/align.py). A range of sizes is [low, high). Faces outside it, and
+the detections matched to them, are ignored: neither hits nor errors, as in COCO and WIDER FACE.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def recall_at(
     """The recall of faces of the range at the lowest score with at most ``per_image`` false positives per photograph, and that score.
 
     All unmatched detections are false positives, of whatever size: one threshold serves all ranges. Where the detector returned fewer,
-    this is the recall of everything that it returned. (0, inf) where even the best score has more; recall is NaN where the range has no face.
+    this is the recall of everything that it returned. (0, inf) where even the best score has more; recall is NaN where the range has no
+    face.
     """
     if not per_image >= 0:
         raise BadInputError(f"false positives per photograph must not be negative, got {per_image}")
