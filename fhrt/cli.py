@@ -410,6 +410,42 @@ def evaluate_detector(
             out.print(str(file), highlight=False, soft_wrap=True)
 
 
+@eval_app.command(name="pipeline")
+def evaluate_pipeline(
+    data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
+    frames: Annotated[Path, typer.Option(help="Folder with the test photographs and boxes.json.")],
+    model: Model = "lite",
+    detector: DetectorNames = ["auto"],  # noqa: B006
+    size: Annotated[list[int] | None, typer.Option(help="Faces' width in the photographs, pixels; 12, 16, 24 and 32; repeatable.")] = None,
+    output: ReportFolder = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Set only so many faces, from all over the archive.")] = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Score detector and model together: known faces, set into photographs, are found, hallucinated and compared with the truth."""
+    from fhrt.hallucinator import Hallucinator
+    from fhrt.protocols.detectors import create_detectors
+    from fhrt.protocols.pipeline import SIZES, score_pipeline
+    from fhrt.protocols.pipeline_report import summarise, tabulate, write_pipeline_report
+    from fhrt.protocols.report import require_matplotlib
+
+    if output is not None:
+        require_matplotlib()
+    detectors = create_detectors(detector)
+    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads, max_face=float("inf"))
+    with Progress(console=err, transient=True) as progress:
+        score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
+    numbers = summarise(score)
+    engine = hallucinator.engine
+    _print_table(engine.card.name, tabulate(numbers))
+    if output is not None:
+        conditions = {"faces": "test", "photographs": "test", "model": engine.card.name, "backend": engine.backend}
+        conditions |= {"precision": engine.precision, "threads": str(threads or "all cores")}
+        for file in write_pipeline_report(output, score, numbers, conditions):
+            out.print(str(file), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def doctor() -> None:
     """Say what works on this machine, and which command adds what is missing."""

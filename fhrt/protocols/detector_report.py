@@ -129,7 +129,7 @@ def draw_curves(scores: Sequence[DetectorScore]) -> bytes:
             axes.plot(recall[: len(precision)], precision, linewidth=1.2, label=f"{score.name}  AP {100 * found:.1f} %")
         faces = int(scores[0].matches.counted(low, high).sum())
         axes.set_title(f"{_range(low, high)} px, {faces} faces", fontsize=8)
-        axes.legend(fontsize=6, loc="upper right")
+        axes.legend(fontsize=6, loc="lower left")
     for axes in panels:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.tick_params(labelsize=6)
@@ -147,7 +147,7 @@ def draw_shown(score: DetectorScore) -> bytes:
     drawn = [_draw(one, threshold) for one in score.shown]
     width = max(picture.shape[1] for picture in drawn)
     row_heights = [max(picture.shape[0] for picture in drawn[row : row + 2]) for row in range(0, len(drawn), 2)]
-    gap, head = 8, 28
+    gap, head = 8, 48
     total_w, total_h = gap + min(len(drawn), 2) * (width + gap), head + sum(row_heights) + len(row_heights) * gap
     figure = new_figure(total_w, total_h)
     top = head
@@ -164,7 +164,7 @@ def draw_shown(score: DetectorScore) -> bytes:
         (f"under {LEAST:g} px", IGNORED),
     ):
         shade = tuple(part / 255 * 0.85 for part in colour[::-1])
-        label = figure.text(x / total_w, 1 - 14 / total_h, text, fontsize=7, color=shade, weight="bold", va="center")
+        label = figure.text(x / total_w, 1 - head / 2 / total_h, text, fontsize=14, color=shade, weight="bold", va="center")
         x += int(label.get_window_extent().width) + 24
     return png(figure)
 

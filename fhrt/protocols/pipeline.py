@@ -30,7 +30,7 @@ SEED = 2018
 ANGLE = 10.0  # degrees; the Haar cascade finds upright faces only
 PER_FRAME = 8  # faces set into one photograph, at most
 TRIES = 40  # places looked at for each
-SHOWN = 8  # faces of the smallest size from 16 pixels on that the report shows
+SHOWN = 8  # faces that the report shows, of the smallest size from 16 pixels on
 
 EYES, BOXES, BICUBIC = "perfect eyes", "perfect boxes", "bicubic"
 """What the detectors are compared with; bicubic is the frame, enlarged, told the true place."""
@@ -83,7 +83,9 @@ def score_pipeline(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PipelineScore:
-    """Every detector on the same test faces (the first ``limit``) in each of the sizes, in the same places of the test photographs.
+    """Every detector on the same test faces in each of the sizes, in the same places of the test photographs.
+
+    ``limit``: so many faces, from all over the archive, which is sorted by source.
 
     The faces are turned by up to ±10 degrees and lie anywhere between the pixels. A face is found by a detection that overlaps its box by
     half of their union. Its SR picture is sampled (bicubic; its border replicated) where ``Face.transform`` says that the 128×128 HR pixels
@@ -94,7 +96,8 @@ def score_pipeline(
         raise BadInputError(f"there must be a detector, none called {EYES}, {BOXES} or {BICUBIC}: {', '.join(detectors) or 'none'}")
     if not sizes or min(sizes) < 4 or max(sizes) > TIGHT or len(set(sizes)) < len(sizes):
         raise BadInputError(f"sizes must be from 4 to {TIGHT} pixels, each once: {', '.join(map(str, sizes)) or 'none'}")
-    faces = read_faces(data, "test", limit)
+    faces = read_faces(data, "test")
+    faces = faces[np.unique(np.linspace(0, len(faces) - 1, min(limit or len(faces), len(faces))).astype(int))]
     photographs = [(picture, boxes) for _, picture, boxes in walk_frames(frames, "test")]
     size = np.repeat(np.array(sizes, np.int64), len(faces))
     told = {EYES: _Told(), BOXES: _Told()}
