@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.metrics import Matches, match_all
+from fhrt.protocols.archive import spread
 from fhrt.protocols.frames import walk_frames
 
 FRAMES = ((640, 480), (1920, 1080))
@@ -88,7 +89,7 @@ def score_detectors(
         for name, detections in look(picture, "photograph").items():
             found[name].append(detections)
     for size in FRAMES:
-        for index in _spread(len(photographs), TIMED):
+        for index in spread(len(photographs), TIMED):
             look(np.asarray(cv2.resize(photographs[index][1], size), np.uint8), f"{size[0]}×{size[1]}")
 
     faces = [boxes for _, _, boxes in photographs]
@@ -98,12 +99,7 @@ def score_detectors(
             name,
             match_all([([one.box for one in each], [one.score for one in each]) for each in found[name]], faces),
             {what: float(np.median(times)) for what, times in ms[name].items()},
-            [Shown(*photographs[crowded[at]], found[name][crowded[at]]) for at in _spread(len(crowded), SHOWN)],
+            [Shown(*photographs[crowded[at]], found[name][crowded[at]]) for at in spread(len(crowded), SHOWN)],
         )
         for name in detectors
     ]
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most so many indices, from all over."""
-    return np.unique(np.linspace(0, count - 1, wanted).astype(int)).tolist()

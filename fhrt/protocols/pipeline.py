@@ -20,7 +20,7 @@ from fhrt.faces.detect import BOX_ASPECT, Detection, Detector
 from fhrt.faces.paste import feather_mask
 from fhrt.hallucinator import Hallucinator
 from fhrt.metrics import match, psnr
-from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT, read_faces, tight
+from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT, read_faces, spread, tight
 from fhrt.protocols.frames import walk_frames
 from fhrt.resample import resize, to_uint8
 
@@ -85,7 +85,7 @@ def score_pipeline(
 ) -> PipelineScore:
     """Every detector on the same test faces in each of the sizes, in the same places of the test photographs.
 
-    ``limit``: so many faces, from all over the archive, which is sorted by source.
+    ``limit``: so many faces, from all over the archive.
 
     The faces are turned by up to ±10 degrees and lie anywhere between the pixels. A face is found by a detection that overlaps its box by
     half of their union. Its SR picture is sampled (bicubic; its border replicated) where ``Face.transform`` says that the 128×128 HR pixels
@@ -97,13 +97,13 @@ def score_pipeline(
     if not sizes or min(sizes) < 4 or max(sizes) > TIGHT or len(set(sizes)) < len(sizes):
         raise BadInputError(f"sizes must be from 4 to {TIGHT} pixels, each once: {', '.join(map(str, sizes)) or 'none'}")
     faces = read_faces(data, "test")
-    faces = faces[np.unique(np.linspace(0, len(faces) - 1, min(limit or len(faces), len(faces))).astype(int))]
+    faces = faces[spread(len(faces), limit or len(faces))]
     photographs = [(picture, boxes) for _, picture, boxes in walk_frames(frames, "test")]
     size = np.repeat(np.array(sizes, np.int64), len(faces))
     told = {EYES: _Told(), BOXES: _Told()}
     scores = {name: np.full(len(size), np.nan) for name in (EYES, BOXES, BICUBIC, *detectors)}
     least = min((side for side in sizes if side >= 16), default=max(sizes))
-    shown = np.flatnonzero(size == least)[np.unique(np.linspace(0, len(faces) - 1, SHOWN).astype(int))]
+    shown = np.flatnonzero(size == least)[spread(len(faces), SHOWN)]
     pictures = {name: np.zeros((len(shown), TIGHT, TIGHT, 3), np.uint8) for name in (*scores, "HR")}
 
     def note(name: str, job: int, picture: NDArray[np.uint8]) -> None:

@@ -39,7 +39,7 @@ def summarise(score: PipelineScore) -> list[Numbers]:
     """
     numbers = []
     for detector in score.detectors:
-        found = np.isfinite(score.psnr[detector])
+        found = ~np.isnan(score.psnr[detector])
         for size in (*np.unique(score.size).tolist(), "all"):
             here = np.ones_like(found) if size == "all" else score.size == size
             both = here & found
@@ -84,7 +84,7 @@ def write_pipeline_report(
     about = {**machine.describe(PACKAGES), "seed": SEED, "angle": f"±{ANGLE:g}°", **(conditions or {})}
     columns: list[tuple[str, str, Pictures, list[str]]] = []
     for name, values in score.psnr.items():
-        captions = [f"{value:.2f} dB" if np.isfinite(value) else "not found" for value in values[score.shown_faces]]
+        captions = [f"{value:.2f} dB" if not np.isnan(value) else "not found" for value in values[score.shown_faces]]
         columns.append((name, f"{score.size[score.shown_faces[0]]} px", score.shown[name], captions))
     columns.append(("HR", "", score.shown["HR"], [""] * len(score.shown_faces)))
     lines = ["# Pipeline", "", *condition_lines(about), "", *table_lines(tabulate(numbers)), "", *NOTES, ""]
