@@ -39,6 +39,7 @@ NOTES = (
     "confidence intervals (bootstrap over the photographs). Times are medians, the detectors taking turns.",
 )
 
+Floats = NDArray[np.float64]
 Numbers = dict[str, Any]
 
 
@@ -143,7 +144,7 @@ def draw_curves(scores: Sequence[DetectorScore]) -> bytes:
 
 def draw_shown(score: DetectorScore) -> bytes:
     """PNG of some photographs: faces found, missed and ignored, and false positives, at `THRESHOLD` false positives per photograph."""
-    threshold = recall_at(score.matches, THRESHOLD)[1]
+    threshold = float(recall_at(score.matches, THRESHOLD)[1])
     drawn = [_draw(one, threshold) for one in score.shown]
     width = max(picture.shape[1] for picture in drawn)
     row_heights = [max(picture.shape[0] for picture in drawn[row : row + 2]) for row in range(0, len(drawn), 2)]
@@ -189,17 +190,17 @@ def _range(low: float, high: float) -> str:
     return f"{low:g}–{high:g}" if np.isfinite(high) else f"from {low:g}"
 
 
-def _recall(matches: Matches, per_image: float, low: float, high: float, weights: NDArray[np.int64] | None) -> float:
+def _recall(matches: Matches, per_image: float, low: float, high: float, weights: Floats | None) -> Floats:
     return recall_at(matches, per_image, low, high, weights)[0]
 
 
-def _with_interval(images: int, statistic: Callable[[NDArray[np.int64] | None], float]) -> Numbers:
+def _with_interval(images: int, statistic: Callable[[Floats | None], Floats]) -> Numbers:
     """A figure of the photographs and its bootstrap interval over them; the statistic is told how often each photograph counts."""
-    low, high = resample(lambda drawn: statistic(np.bincount(drawn, minlength=images)), images)
+    low, high = resample(statistic, images)
     return {"value": _finite(statistic(None)), "low": _finite(low), "high": _finite(high)}
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 

@@ -118,7 +118,7 @@ def score_pipeline(
         for scene in compose(faces, size, photographs, np.random.default_rng(SEED)):
             truth = tight_boxes(scene.to_frame)
             told[EYES].detections = [
-                Detection(tuple(box), eyes=eyes) for box, eyes in zip(truth.tolist(), _eyes(scene.to_frame), strict=True)
+                Detection(tuple(box), eyes=eyes) for box, eyes in zip(truth.tolist(), true_eyes(scene.to_frame), strict=True)
             ]
             told[BOXES].detections = [Detection(tuple(box)) for box in truth.tolist()]
             for job, transform in zip(scene.jobs, scene.to_frame, strict=True):
@@ -218,7 +218,7 @@ def _sample(picture: NDArray[np.uint8], transform: NDArray[np.float64]) -> NDArr
     return np.asarray(cv2.warpAffine(picture, transform, (TIGHT, TIGHT), flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _eyes(to_frame: NDArray[np.float64]) -> NDArray[np.float64]:
+def true_eyes(to_frame: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eye centres ``[M, 2, 2]`` of a frontal face, in the frame; (0, 0) is the corner of its first pixel."""
     x, y = np.array(EYES_IN_SQUARE) * TIGHT - 0.5
     reach = EYE_DISTANCE * TIGHT / 2

@@ -41,7 +41,9 @@ def test_pictures_and_corners_in_the_order_of_the_archive(frames: Path, pictures
 def test_any_picture_format(frames: Path, pictures: list[NDArray[np.uint8]]) -> None:
     names = ("test_2.png", "deep/test_0.png", "test_1.bmp")
     order = (2, 0, 1)
-    write_tar(frames / "test.tar", {name: cv2.imencode(name[-4:], pictures[at])[1].tobytes() for name, at in zip(names, order, strict=True)})
+    write_tar(
+        frames / "test.tar", {name: cv2.imencode(name[-4:], pictures[at])[1].tobytes() for name, at in zip(names, order, strict=True)}
+    )
     for (key, picture, boxes), at in zip(walk_frames(frames, "test"), order, strict=True):
         assert key == f"test_{at}" and len(boxes) == len(BOXES[at])
         np.testing.assert_array_equal(picture, pictures[at])
