@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fhrt.faces.align import EYES_IN_BOX, EYES_IN_SQUARE, SIDE_PER_BOX
-from fhrt.faces.detect import BOX_ASPECT
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from fhrt.protocols.camera import READ_NOISE, SHOT_NOISE
+from fhrt.protocols.pipeline import tight_boxes
 from fhrt.resample import to_uint8
 
 FPS = 25
@@ -74,15 +73,6 @@ def backdrop(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint
     octaves = [rng.normal(0, 1, (3 * 2**level, 4 * 2**level, 3)).astype(np.float32) for level in range(6)]
     mixed = sum(cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) * 0.7**level for level, one in enumerate(octaves))
     return to_uint8(110 + 35 * np.asarray(mixed))
-
-
-def tight_boxes(to_frame: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tight boxes `[..., 4]` whose canonical squares are those of upright transforms `[..., 2, 3]`."""
-    side = to_frame[..., 0, 0] * TIGHT
-    corner = to_frame @ [-0.5, -0.5, 1] + 0.5
-    size = np.stack([side, BOX_ASPECT * side], -1) / SIDE_PER_BOX / BOX_ASPECT**0.5
-    left_top = corner + side[..., None] * EYES_IN_SQUARE - size * EYES_IN_BOX
-    return np.concatenate([left_top, left_top + size], -1)
 
 
 def _paths(count: int, length: int, size: tuple[int, int], sides: tuple[float, float], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module, metadata, resources
@@ -56,6 +56,10 @@ Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a 
 Precision = Annotated[str, typer.Option(help="auto, fp32, or int8 where the model has that form.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
 DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file.")]
+DetectorNames = Annotated[
+    list[str], typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file; repeatable.", show_default="auto")
+]
+ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this folder (needs matplotlib).")]
 MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
 
 
@@ -301,7 +305,20 @@ def bench(
         speed.chart(rows, chart)
 
 
-@app.command(name="eval")
+class _EvalGroup(_Group):
+    """`fhrt eval lite` is `fhrt eval model lite`: what is no command's name is a model's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+eval_app = typer.Typer(cls=_EvalGroup, no_args_is_help=True, help="Score models, face detectors, or both together.")
+app.add_typer(eval_app, name="eval")
+
+
+@eval_app.command(name="model")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name of a shipped model, a bundle folder, or all.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
@@ -316,7 +333,7 @@ def evaluate(
     ] = None,
     recognition: Annotated[Path | None, typer.Option(help="A recognition network (model.onnx), for identity similarity.")] = None,
 ) -> None:
-    """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic."""
+    """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic; `model` may be left out."""
     from fhrt.files import write_bytes
     from fhrt.metrics import Recognition
     from fhrt.protocols import compare, write_report
@@ -334,11 +351,7 @@ def evaluate(
     names = [card.name for card in list_models()] if model == "all" else [model]
     engines = [load(name, backend=backend, precision=precision, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("Scoring", total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+        advance = _advance(progress, "Scoring")
         if report is not None:
             results = compare(engines, data, protocol, limit, advance, judge)
             conditions = {
@@ -365,6 +378,72 @@ def evaluate(
         fields = ("protocol", "n", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "ms_per_face")
         written = [{"model": name, "rows": [{key: getattr(row, key) for key in fields} for row in rows]} for name, rows in scored]
         write_bytes(json_file, (json.dumps(written if model == "all" else written[0], indent=2) + "\n").encode())
+
+
+@eval_app.command(name="detector")
+def evaluate_detector(
+    data: Annotated[Path, typer.Option(help="Folder with the test photographs and boxes.json.")],
+    detector: DetectorNames = ["auto"],  # noqa: B006
+    output: ReportFolder = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first photographs.")] = None,
+) -> None:
+    """Score face detectors on photographs: average precision and recall by the faces' size, and time."""
+    import cv2
+
+    from fhrt.protocols.detector_report import by_size, overview, summarise, write_detector_report
+    from fhrt.protocols.detectors import create_detectors, score_detectors
+    from fhrt.protocols.report import require_matplotlib
+
+    if output is not None:
+        require_matplotlib()
+    detectors = create_detectors(detector)
+    with Progress(console=err, transient=True) as progress:
+        scores = score_detectors(detectors, data, limit=limit, progress=_advance(progress, "Detecting"))
+    with err.status("resampling"):
+        numbers = [summarise(score) for score in scores]
+    _print_table("", overview(numbers))
+    for one in numbers:
+        _print_table(one["name"], by_size(one))
+    if output is not None:
+        conditions = {"data": "test", "threads": cv2.getNumThreads()}
+        for file in write_detector_report(output, scores, numbers, conditions):
+            out.print(str(file), highlight=False, soft_wrap=True)
+
+
+@eval_app.command(name="pipeline")
+def evaluate_pipeline(
+    data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
+    frames: Annotated[Path, typer.Option(help="Folder with the test photographs and boxes.json.")],
+    model: Model = "lite",
+    detector: DetectorNames = ["auto"],  # noqa: B006
+    size: Annotated[list[int] | None, typer.Option(help="Faces' width in the photographs, pixels; 12, 16, 24 and 32; repeatable.")] = None,
+    output: ReportFolder = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Set only so many faces, from all over the archive.")] = None,
+    threads: Threads = None,
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Score detector and model together: known faces, set into photographs, are found, hallucinated and compared with the truth."""
+    from fhrt.hallucinator import Hallucinator
+    from fhrt.protocols.detectors import create_detectors
+    from fhrt.protocols.pipeline import SIZES, score_pipeline
+    from fhrt.protocols.pipeline_report import summarise, tabulate, write_pipeline_report
+    from fhrt.protocols.report import require_matplotlib
+
+    if output is not None:
+        require_matplotlib()
+    detectors = create_detectors(detector)
+    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads, max_face=float("inf"))
+    with Progress(console=err, transient=True) as progress:
+        score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
+    numbers = summarise(score)
+    engine = hallucinator.engine
+    _print_table(engine.card.name, tabulate(numbers))
+    if output is not None:
+        conditions = {"faces": "test", "photographs": "test", "model": engine.card.name, "backend": engine.backend}
+        conditions |= {"precision": engine.precision, "threads": str(threads or "all cores")}
+        for file in write_pipeline_report(output, score, numbers, conditions):
+            out.print(str(file), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -424,6 +503,20 @@ def _check_models(check: Callable[..., None]) -> None:
     check("models", read_cards, needed=True)
     for name in names:
         check(f"model {name}", partial(verify, name), needed=True)
+
+
+def _advance(progress: Progress, what: str) -> Callable[[int, int], None]:
+    """Starts a bar of `progress`; what moves it takes how much is done, and of how much."""
+    task = progress.add_task(what, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
+    """The first row is the head."""
+    table = Table(*rows[0], title=escape(title))
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
+    out.print(table)
 
 
 def _cpu() -> str:

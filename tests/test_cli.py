@@ -139,6 +139,15 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
     assert json.loads(report.read_text())["rows"][0]["bicubic_psnr"] == 23.5
 
 
+def test_eval_takes_a_model_unless_it_is_told_a_command(fhrt_command, tmp_path):
+    for arguments in (("nearest", "--data", tmp_path), ("--data", tmp_path, "nearest"), ("model", "nearest", "--data", tmp_path)):
+        done = fhrt_command("eval", *arguments)
+        assert done.exit_code == 2 and "no face shards" in done.stderr
+    assert "boxes.json" in fhrt_command("eval", "detector", "--data", tmp_path).stderr
+    shown = fhrt_command("eval", "--help").stdout
+    assert all(name in shown for name in ("model", "detector", "pipeline"))
+
+
 def test_eval_all_writes_a_report(archive, tmp_path):
     arguments = ["eval", "all", "--data", str(archive), "--protocol", "unaligned", "--report", str(tmp_path / "report")]
     done = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)

@@ -1,8 +1,8 @@
 """How well faces are found: matching, precision and recall, average precision, recall at so many false positives per photograph.
 
-A face's **size** is the root of its box's area in pixels: of a box's measures the one that tells the canonical square best (its side is 1.10
-times that, with less scatter than from width or height: fhrt/faces/align.py). A range of sizes is [low, high). Faces outside it, and the
-detections matched to them, are ignored: neither hits nor errors, as in COCO and WIDER FACE.
+A face's **size** is the root of its box's area in pixels: of a box's measures the one that tells the canonical square best (its side is
+1.10 times that, with less scatter than from width or height: fhrt/faces/align.py). A range of sizes is [low, high). Faces outside it, and
+the detections matched to them, are ignored: neither hits nor errors, as in COCO and WIDER FACE.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision and recall at every score that a detection has, from the highest down; ``[K]`` each."""
+    """Precision and recall at every score that a detection has, from the highest down: score ``[K]``, recall and precision ``[..., K]``."""
 
     score: Floats
     recall: Floats
@@ -124,55 +124,58 @@ def match_all(found: Sequence[tuple[ArrayLike, ArrayLike]], faces: Sequence[Arra
 def precision_recall(matches: Matches, low: float = LEAST, high: float = np.inf, weights: ArrayLike | None = None) -> Curve:
     """Of the faces and the unmatched detections whose sizes are in the range.
 
-    Equal scores are one threshold, so the order of the photographs does not matter. ``weights`` ``[images]``: how often each photograph
-    counts (for the bootstrap). Recall is NaN where the range has no face.
+    Equal scores are one threshold, so the order of the photographs does not matter. ``weights`` ``[..., images]``: how often each
+    photograph counts, a curve for each of the leading axes (for the bootstrap). Recall is NaN where the range has no face. Raises
+    BadInputError.
     """
     weight = _weights(matches, weights)
     hits = matches.hits(low, high)
     misses = (matches.face < 0) & (matches.size >= low) & (matches.size < high)
     kept = hits | misses
-    score, each = matches.score[kept], weight[matches.image[kept]]
+    score, each = matches.score[kept], weight[..., matches.image[kept]]
     ends = _ends(score)
-    right, wrong = np.cumsum(each * hits[kept])[ends], np.cumsum(each * misses[kept])[ends]
+    right, wrong = (np.cumsum(each * which[kept], axis=-1)[..., ends] for which in (hits, misses))
     total = right + wrong
-    precision = np.divide(right, total, out=np.zeros_like(total), where=total > 0)
-    return Curve(score[ends], right / _faces(matches, low, high, weight), precision)
+    return Curve(score[ends], right / _faces(matches, low, high, weight)[..., None], right / np.where(total > 0, total, 1))
 
 
-def average_precision(matches: Matches, low: float = LEAST, high: float = np.inf, weights: ArrayLike | None = None) -> float:
-    """Area under the precision-recall curve, all points, precision made monotonic (PASCAL VOC from 2010 on; WIDER FACE alike).
+def average_precision(matches: Matches, low: float = LEAST, high: float = np.inf, weights: ArrayLike | None = None) -> Floats:
+    """Area ``[...]`` under the precision-recall curve, all points, precision made monotonic (PASCAL VOC from 2010 on; WIDER FACE alike).
 
     As `precision_recall` otherwise. NaN where the range has no face.
     """
     curve = precision_recall(matches, low, high, weights)
-    best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-    return float(np.sum(np.diff(curve.recall, prepend=0) * best)) if matches.counted(low, high).any() else np.nan
+    best = np.maximum.accumulate(curve.precision[..., ::-1], axis=-1)[..., ::-1]
+    area: Floats = np.sum(np.diff(curve.recall, prepend=0, axis=-1) * best, axis=-1)
+    return area + 0 * _faces(matches, low, high, _weights(matches, weights))  # NaN too where there is no detection either
 
 
 def recall_at(
     matches: Matches, per_image: float, low: float = LEAST, high: float = np.inf, weights: ArrayLike | None = None
-) -> tuple[float, float]:
+) -> tuple[Floats, Floats]:
     """The recall of faces of the range at the lowest score with at most ``per_image`` false positives per photograph, and that score.
 
     All unmatched detections are false positives, of whatever size: one threshold serves all ranges. Where the detector returned fewer,
-    this is the recall of everything that it returned. (0, inf) where even the best score has more; recall is NaN where the range has no face.
+    this is the recall of everything that it returned. (0, inf) where even the best score has more; recall is NaN where the range has no
+    face. ``weights``: as in `precision_recall`; both ``[...]``. Raises BadInputError.
     """
     if not per_image >= 0:
         raise BadInputError(f"false positives per photograph must not be negative, got {per_image}")
     weight = _weights(matches, weights)
     ends = _ends(matches.score)
-    each = weight[matches.image]
-    wrong = np.cumsum(each * (matches.face < 0))[ends]
+    each = weight[..., matches.image]
+    right, wrong = (np.cumsum(each * which, axis=-1)[..., ends] for which in (matches.hits(low, high), matches.face < 0))
     # A hair of tolerance: 0.1 times 30 photographs is not quite 3.
-    allowed = int(np.searchsorted(wrong, per_image * weight.sum() + 1e-6, side="right"))
-    right = np.cumsum(each * matches.hits(low, high))[ends]
-    faces = _faces(matches, low, high, weight)
-    return (float(right[allowed - 1] / faces), float(matches.score[ends][allowed - 1])) if allowed else (0 / faces, np.inf)
+    allowed = np.sum(wrong <= per_image * weight.sum(axis=-1, keepdims=True) + 1e-6, axis=-1, keepdims=True)
+    nothing = np.zeros((*weight.shape[:-1], 1))
+    found = np.take_along_axis(np.concatenate([nothing, right], axis=-1), allowed, axis=-1)[..., 0]
+    return found / _faces(matches, low, high, weight), np.append(np.inf, matches.score[ends])[allowed[..., 0]]
 
 
-def _faces(matches: Matches, low: float, high: float, weight: Floats) -> float:
-    """How many there are in the range; NaN for none, so that no recall comes of it."""
-    return float(weight[matches.face_image[matches.counted(low, high)]].sum()) or np.nan
+def _faces(matches: Matches, low: float, high: float, weight: Floats) -> Floats:
+    """How many there are in the range, ``[...]``; NaN for none, so that no recall comes of it."""
+    faces: Floats = weight[..., matches.face_image[matches.counted(low, high)]].sum(axis=-1)
+    return np.where(faces > 0, faces, np.nan)
 
 
 def _ends(score: Floats) -> Ints:
@@ -182,8 +185,8 @@ def _ends(score: Floats) -> Ints:
 
 def _weights(matches: Matches, weights: ArrayLike | None) -> Floats:
     array = np.ones(matches.images) if weights is None else np.asarray(weights, np.float64)
-    if array.shape != (matches.images,):
-        raise BadInputError(f"weights must be one per photograph: [{matches.images}], not {list(array.shape)}")
+    if array.shape[-1:] != (matches.images,):
+        raise BadInputError(f"weights must be one per photograph: [..., {matches.images}], not {list(array.shape)}")
     return array
 
 

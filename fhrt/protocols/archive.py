@@ -54,3 +54,8 @@ def walk_faces(data: Path, split: str, limit: int | None = None) -> Iterator[tup
 def tight(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The central 128×128 of ``[..., 192, 192, 3]`` pictures, faces or what was made of them."""
     return faces[..., MARGIN : MARGIN + TIGHT, MARGIN : MARGIN + TIGHT, :]
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of ``count`` indices, from all over: archives are sorted by source."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fhrt import ops
 from fhrt.errors import BadInputError
 from fhrt.metrics import Recognition, fsim, psnr, ssim
-from fhrt.protocols.archive import TIGHT, read_faces, tight
+from fhrt.protocols.archive import TIGHT, read_faces, spread, tight
 from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
 from fhrt.protocols.report import ProtocolResult, Scores, SystemResult
 from fhrt.resample import to_uint8
@@ -84,7 +84,7 @@ def compare(
     """
     names = _protocols(engines, protocols)
     faces = read_faces(data, "test", limit)
-    shown = np.unique(np.linspace(0, len(faces) - 1, SHEET_FACES).astype(int))  # the archive is sorted by source: from all over it
+    shown = np.array(spread(len(faces), SHEET_FACES))
     results = []
     for number, name in enumerate(names):
         systems = [engine for engine in engines if engine.card.input_size[0] == PROTOCOLS[name]]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fhrt import machine
 from fhrt.errors import BadInputError, MissingExtraError
+from fhrt.files import write_bytes
 from fhrt.metrics import psnr
 from fhrt.metrics.bootstrap import confidence
 
@@ -220,13 +221,16 @@ def write_report(folder: Path, results: Sequence[ProtocolResult], conditions: Ma
     for result in results:
         files[f"sheet-{result.protocol}.png"] = draw_sheet(result)
         files[f"distribution-{result.protocol}.png"] = draw_distribution(result)
+    return write_files(folder, files)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write a report's files, names and contents, to a folder, which is made when it is missing. Raises BadInputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
     except OSError as error:
         raise BadInputError(f"cannot write the report to {folder}: {error.strerror}") from error
-    return [folder / name for name in files]
+    return [write_bytes(folder / name, data) for name, data in files.items()]
 
 
 def require_matplotlib() -> None:
@@ -251,8 +255,8 @@ def _figures(system: SystemResult, result: ProtocolResult) -> dict[str, Any]:
     compared = [] if system is result.bicubic else [metric for metric in scores if metric in bicubic]
     return {
         "name": system.name,
-        "mean": {metric: _interval(values) for metric, values in scores.items()},
-        "gain": {metric: _interval(scores[metric] - bicubic[metric]) for metric in compared},
+        "mean": {metric: interval(values) for metric, values in scores.items()},
+        "gain": {metric: interval(scores[metric] - bicubic[metric]) for metric in compared},
         "ms_per_face": system.ms_per_face,
         "gflops": system.gflops,
         "parameters": system.parameters,
@@ -270,7 +274,7 @@ def _paper(system: str, result: ProtocolResult) -> dict[str, Any] | None:
     return {"paper": table.paper, "source": table.source, "dataset": table.dataset, **named}
 
 
-def _interval(values: Values) -> dict[str, float]:
+def interval(values: Values) -> dict[str, float]:
     low, high = confidence(values)
     return {"mean": float(np.mean(values, dtype=np.float64)), "low": low, "high": high}
 
@@ -287,22 +291,33 @@ NOTES = (
 
 
 def _markdown(numbers: Mapping[str, Any], results: Sequence[ProtocolResult]) -> str:
-    lines = ["# Evaluation report", ""]
-    for key, value in numbers["conditions"].items():
-        shown = ", ".join(f"{name} {version}" for name, version in value.items() if version) if isinstance(value, Mapping) else value
-        lines.append(f"- {key}: {shown}")
+    lines = ["# Evaluation report", "", *condition_lines(numbers["conditions"])]
     for result in results:
         lines += ["", f"## {result.protocol}", "", *_table(numbers["protocols"][result.protocol]), ""]
         lines += [f"![What the systems make of some faces](sheet-{result.protocol}.png)", ""]
         lines += [f"![Share of the faces up to each PSNR](distribution-{result.protocol}.png)"]
-    lines += ["", *NOTES, "", "| paper | faces | LR | protocol | system | PSNR dB | gain dB | SSIM | FSIM |", "|---" * 9 + "|"]
+    papers = [["paper", "faces", "LR", "protocol", "system", "PSNR dB", "gain dB", "SSIM", "FSIM"]]
     for table in PUBLISHED:
         for name, figures in {"bicubic": table.bicubic, **table.systems}.items():
             cells = [f"{table.paper} ({table.source})", table.dataset, f"{table.side}×{table.side}", table.protocol, name]
             psnr_cell, *others = [f"{figure:g}" for figure in figures] + ["–"] * (3 - len(figures))
             gain = "–" if name == "bicubic" else f"{figures[0] - table.bicubic[0]:+.2f}"
-            lines.append(_row(*cells, psnr_cell, gain, *others))
-    return "\n".join(lines) + "\n"
+            papers.append([*cells, psnr_cell, gain, *others])
+    return "\n".join([*lines, "", *NOTES, "", *table_lines(papers)]) + "\n"
+
+
+def condition_lines(conditions: Mapping[str, Any]) -> list[str]:
+    """What figures rest on, as a Markdown list."""
+    lines = []
+    for key, value in conditions.items():
+        shown = ", ".join(f"{name} {version}" for name, version in value.items() if version) if isinstance(value, Mapping) else value
+        lines.append(f"- {key}: {shown}")
+    return lines
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; the first row is its head."""
+    return [_row(*rows[0]), "|---" * len(rows[0]) + "|", *(_row(*row) for row in rows[1:])]
 
 
 def _table(numbers: Mapping[str, Any]) -> list[str]:
@@ -311,16 +326,16 @@ def _table(numbers: Mapping[str, Any]) -> list[str]:
     with_identity = any("identity" in row["mean"] for row in rows)
     head = ["system", "PSNR dB", "gain dB", "SSIM", "FSIM", *["identity"] * with_identity]
     head += ["ms per face", "GFLOP", "parameters, M", "paper: bicubic → system (gain)"]
-    lines = [f"{numbers['faces']} faces.", "", _row(*head), "|---" * len(head) + "|"]
+    table = [head]
     for row in rows:
         mean, gain = row["mean"], row["gain"]
-        cells = [row["name"], _bracketed(mean["psnr"], ".2f"), _bracketed(gain["psnr"], "+.2f") if gain else "–"]
+        cells = [row["name"], bracketed(mean["psnr"], ".2f"), bracketed(gain["psnr"], "+.2f") if gain else "–"]
         cells += [_number(mean[metric]["mean"] if metric in mean else None, ".3f") for metric in METRICS[1 : 3 + with_identity]]
         cells += [_number(row["ms_per_face"], ".2f"), _number(row["gflops"], ".2f")]
         cells.append(_number(None if row["parameters"] is None else row["parameters"] / 1e6, ".2f"))
         cells.append(_paper_cell(row["paper"]))
-        lines.append(_row(*cells))
-    return lines
+        table.append(cells)
+    return [f"{numbers['faces']} faces.", "", *table_lines(table)]
 
 
 def _paper_cell(paper: Mapping[str, Any] | None) -> str:
@@ -338,7 +353,7 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else f"{value:{form}}"
 
 
-def _bracketed(interval: Mapping[str, float], form: str) -> str:
+def bracketed(interval: Mapping[str, float], form: str) -> str:
     return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
 
 
@@ -354,9 +369,16 @@ def draw_sheet(result: ProtocolResult) -> bytes:
         captions = [f"{value:.2f} dB" for value in psnr(system.pictures, result.hr)]
         columns.append((system.name, f"mean {np.mean(system.scores.psnr):.2f} dB", system.pictures, captions))
     columns.append(("HR", f"{width}×{height}", result.hr, [""] * count))
+    return draw_columns(columns)
 
+
+def draw_columns(columns: Sequence[tuple[str, str, Pictures, Sequence[str]]]) -> bytes:
+    """PNG of pictures ``[K, H, W, 3]`` uint8 RGB side by side, pixel by pixel: a column's name, what stands below it, its pictures, and
+    what stands below each.
+    """
+    count, height, width = columns[0][2].shape[:3]
     total_w, total_h = GAP + len(columns) * (width + GAP), HEAD + count * (height + CAPTION)
-    figure = _figure(total_w, total_h)
+    figure = new_figure(total_w, total_h)
 
     def write(x: float, y: float, text: str, size: float, color: str, weight: str = "normal") -> None:
         figure.text(x / total_w, 1 - y / total_h, text, fontsize=size, color=color, weight=weight, ha="center", va="center")
@@ -370,12 +392,12 @@ def draw_sheet(result: ProtocolResult) -> bytes:
             bottom = HEAD + row * (height + CAPTION) + height
             figure.figimage(picture, left, total_h - bottom, origin="upper")
             write(middle, bottom + CAPTION / 2, caption, 6, MUTED)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_distribution(result: ProtocolResult) -> bytes:
     """PNG of the cumulative distributions: the share of the faces whose PSNR is at most x, a curve per system, the best mean first."""
-    figure = _figure(1024, 720)
+    figure = new_figure(1024, 720)
     axes = figure.add_axes((0.08, 0.09, 0.89, 0.84))
     ranked = sorted(result.results, key=lambda system: -float(np.mean(system.scores.psnr)))
     styles = [(f"C{colour}", dash) for dash in ("-", "--", ":") for colour in range(10)]
@@ -390,17 +412,17 @@ def draw_distribution(result: ProtocolResult) -> bytes:
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="upper left", title="mean", title_fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
-def _figure(width: int, height: int) -> Figure:
+def new_figure(width: int, height: int) -> Figure:
     """An empty white figure of so many pixels, apart from pyplot and its global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()

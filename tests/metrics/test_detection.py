@@ -162,13 +162,16 @@ def test_weights_count_photographs_several_times() -> None:
     matches = match_all(found, truth)
     assert average_precision(matches, weights=weights) == pytest.approx(average_precision(again))
     assert recall_at(matches, 0.5, 8, 32, weights) == pytest.approx(recall_at(again, 0.5, 8, 32))
+    both = np.stack([weights, np.ones(len(truth))])
+    assert average_precision(matches, weights=both) == pytest.approx([average_precision(again), average_precision(matches)])
+    assert recall_at(matches, 0.5, weights=both)[0] == pytest.approx([recall_at(again, 0.5)[0], recall_at(matches, 0.5)[0]])
 
 
 def test_an_interval_of_average_precision_holds_it() -> None:
     matches = match_all(*made_up(1))
-    low, high = resample(lambda drawn: average_precision(matches, weights=np.bincount(drawn, minlength=12)), 12, samples=300)
+    low, high = resample(lambda times: average_precision(matches, weights=times), 12, samples=300)
     assert 0 < low < average_precision(matches) < high < 1
-    assert all(np.isnan(resample(lambda drawn: np.nan, 3)))
+    assert all(np.isnan(resample(lambda times: np.full(len(times), np.nan), 3)))
 
 
 @pytest.mark.parametrize(
