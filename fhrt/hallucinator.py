@@ -22,9 +22,9 @@ class Hallucinator:
     """A model, a detector and what lies between.
 
     `model`: a shipped model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
-    `detector`: "auto", "haar", the path of a YuNet ONNX file, or an object with `detect(frame_bgr)`. `max_face`: faces whose box is wider
-    (pixels) are left alone. `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of
-    `fhrt.errors`.
+    `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object with
+    `detect(frame_bgr)`. `max_face`: faces whose box is wider (pixels) are left alone. `color`: channel order of the arrays that come in and
+    go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Hallucinator:
             raise BadInputError(f"max_face must be above 0, not {max_face}")
         self.color: Color = color
         self.max_face = max_face
-        self.detector = create_detector(detector) if isinstance(detector, (str, Path)) else detector
+        self.detector = create_detector(detector, threads) if isinstance(detector, (str, Path)) else detector
         self.engine = fhrt.runtime.load(model, backend=backend, device=device, precision=precision, threads=threads, plan=plan)
 
     def run(self, frame: Any, boxes: ArrayLike | None = None) -> Result:

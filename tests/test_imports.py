@@ -15,7 +15,7 @@ ARROWS = {
     "files": set(),
     "ops": {"_C"},
     "runtime": {"ops", "_C", "machine", "files"},
-    "faces": {"ops"},
+    "faces": {"ops", "runtime"},
     "metrics": {"ops"},
     "bench": {"runtime"},
     "protocols": {"hallucinator", "faces", "metrics", "runtime", "ops", "resample", "machine", "files"},
@@ -23,7 +23,7 @@ ARROWS = {
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
-    "export": {"models", "runtime", "ops", "protocols", "metrics", "resample"},
+    "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample"},
 }
 
 

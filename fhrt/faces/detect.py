@@ -1,4 +1,4 @@
-"""Face detectors: OpenCV's Haar cascade (ships with OpenCV, the default) and YuNet (needs its ONNX file)."""
+"""What a detector is, and those of others: OpenCV's Haar cascade (ships with OpenCV) and YuNet (needs its ONNX file)."""
 
 from __future__ import annotations
 
@@ -103,13 +103,20 @@ class YuNetDetector:
         return sorted(detections, key=lambda detection: (-detection.score, detection.box))
 
 
-def create_detector(name: str | Path) -> Detector:
-    """`"auto"` or `"haar"`: the Haar cascade; a path of an ONNX file: YuNet. Raises `BadInputError`."""
-    if name in ("auto", "haar"):
+def create_detector(name: str | Path, threads: int | None = None) -> Detector:
+    """`"auto"`: fhrt's own; `"haar"`: the Haar cascade; a bundle folder: that detector; a path of an ONNX file: YuNet.
+
+    `threads`: CPU threads of fhrt's own. Raises `BadInputError`, and for a bundle the errors of `fhrt.runtime.load_frames`.
+    """
+    from fhrt.faces.centres import SHIPPED, CentreDetector  # it needs what is above, and a runtime that "haar" does not
+
+    if name == "haar":
         return HaarDetector()
+    if name == "auto" or Path(name).is_dir():
+        return CentreDetector(SHIPPED if name == "auto" else name, threads=threads)
     if Path(name).is_file():
         return YuNetDetector(name)
-    raise BadInputError(f'unknown detector "{name}": use "auto", "haar" or the path of a YuNet ONNX file')
+    raise BadInputError(f'unknown detector "{name}": use "auto", "haar", a bundle folder or the path of a YuNet ONNX file')
 
 
 def _tight_box(x: float, y: float, side: float) -> Box:
