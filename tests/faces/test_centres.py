@@ -66,6 +66,16 @@ def test_five_hundred_boxes_are_decoded() -> None:
     assert 200 < len(boxes) <= 500 and (np.diff(scores) <= 0).all() and np.isfinite(eyes).all()
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 50, 300])
+def test_the_same_boxes_are_kept_as_by_opencv(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        low, size = rng.uniform(0, 60 if count < 60 else 200, (count, 2)), rng.uniform(4, 40, (count, 2))
+        scores = rng.random(count)
+        wanted = cv2.dnn.NMSBoxes(np.hstack([low, size]).tolist(), scores.tolist(), 0.0, centres.OVERLAP) if count else ()
+        assert centres._apart(np.hstack([low, low + size]), scores).tolist() == np.ravel(wanted).tolist()
+
+
 def test_it_finds_the_demos_faces_with_their_eyes(detector: CentreDetector, crowd: NDArray[np.uint8]) -> None:
     found = detector.detect(crowd)
     assert len(found) >= 8
@@ -77,9 +87,7 @@ def test_it_finds_the_demos_faces_with_their_eyes(detector: CentreDetector, crow
         assert 0.3 <= face.score <= 1
 
 
-def test_tiles_find_what_the_whole_frame_shows(
-    detector: CentreDetector, crowd: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_find_what_the_whole_frame_shows(detector: CentreDetector, crowd: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = as_rows(detector.detect(crowd))
     monkeypatch.setattr(centres, "TILE", (256, 272))
     tiled = as_rows(detector.detect(crowd))

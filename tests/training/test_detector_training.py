@@ -142,7 +142,9 @@ def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path:
     Detector().load_state_dict(checkpoint.unpack("average", best))
 
 
-def test_too_few_photographs_are_refused_before_the_first_step(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_photographs_are_refused_before_the_first_step(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(detector, "HELD_BACK", 4)
     with pytest.raises(BadInputError, match="4 photographs"):
         train_detector(*folders, tmp_path / "run", steps=1)
