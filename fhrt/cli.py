@@ -183,20 +183,22 @@ def add(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="Name of the system that the checkpoint belongs to.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="System that the checkpoint belongs to, or detector.", show_default=False)],
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that the training wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle.")],
 ) -> None:
     """Turn a trained checkpoint into a bundle (needs torch)."""
     from fhrt.export import export as export_bundle
+    from fhrt.export import export_detector
 
-    out.print(f"{export_bundle(name, checkpoint, output)}", highlight=False, soft_wrap=True)
+    folder = export_detector(checkpoint, output) if name == "detector" else export_bundle(name, checkpoint, output)
+    out.print(str(folder), highlight=False, soft_wrap=True)
 
 
 @app.command()
 def quantise(
     model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
-    data: Annotated[Path, typer.Option(help="Folder with the train and validation faces.")],
+    data: Annotated[Path, typer.Option(help="Folder with the train and validation faces; for a detector, with the photographs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle, its INT8 form added.")],
 ) -> None:
     """Add an INT8 form to a bundle, and measure what it loses (needs torch)."""
@@ -207,7 +209,10 @@ def quantise(
         folder = add_int8(model, data, output, status.update)
     card = read_card(folder)
     assert card.int8 is not None
-    table = Table("protocol", "PSNR lost, dB", title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}")
+    table = Table(
+        *(("score", "lost") if "heat" in card.outputs else ("protocol", "PSNR lost, dB")),
+        title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}",
+    )
     for protocol, loss in card.int8.loss.items():
         table.add_row(protocol, f"{loss:.3f}")
     out.print(table)

@@ -237,4 +237,4 @@ def validate(weights: dict[str, Tensor], photographs: list[Photograph], device: 
         found.append((boxes, scores))
     matches = match_all(found, [photograph.boxes for photograph in photographs])
     ranges = ((LEAST, 12), (12, 16), (16, 24), (24, 64))
-    return {f"{low:.0f}-{high}": recall_at(matches, 1.0, low, high)[0] for low, high in ranges}
+    return {f"{low:.0f}-{high}": float(recall_at(matches, 1.0, low, high)[0]) for low, high in ranges}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +14,15 @@ from fhrt.errors import WeightsError
 from fhrt.export.bundle import LICENCE, describe_training, read_checkpoint, rewritten
 from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.graph import trace
-from fhrt.export.quantise import add_int8
 from fhrt.export.weights import externalise
-from fhrt.faces.centres import CentreDetector
-from fhrt.metrics.detection import average_precision, match_all
 from fhrt.models.detector import COARSEST, STRIDE, Detector
-from fhrt.protocols.frames import walk_frames
 from fhrt.runtime import load_frames
-from fhrt.runtime.batch import whole_pieces
-from fhrt.runtime.bundle import GRAPH, WEIGHTS, open_bundle
-from fhrt.runtime.card import Card, Int8
+from fhrt.runtime.bundle import GRAPH, WEIGHTS
+from fhrt.runtime.card import Card
 
 COUNTED = (480, 640)
 """Height and width of the frame of which the card counts operations."""
 OUTPUTS = ("heat", "geometry")
-HELD_BACK, CALIBRATED = 100, 64  # photographs
 TOLERANCE = 1e-3
 
 
@@ -87,31 +80,6 @@ def export_detector(checkpoint: Path, out: Path, scores: dict[str, dict[str, flo
         write_card(card, folder)
         _compare(model, folder)
     return out
-
-
-def quantise_detector(folder: Path, frames: Path, out: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
-    """Write the bundle folder ``out``: the detector's in ``folder`` with an INT8 form added, and return it.
-
-    Calibrated on photographs of the archive's train split; its loss of average precision is measured on the last 100 of them, which are
-    neither trained nor calibrated with. Raises as `fhrt.export.quantise`.
-    """
-    photographs = list(walk_frames(frames, "train"))
-    calibrating, validating = photographs[: -HELD_BACK : len(photographs) // CALIBRATED + 1], photographs[-HELD_BACK:]
-    bundle = open_bundle(folder)
-
-    def measure(made: Path) -> Int8:
-        precision = {}
-        for form in ("fp32", "int8"):
-            detector = CentreDetector(made, precision=form)
-            found = [detector.detect(picture) for _, picture, _ in validating]
-            split = [(np.array([one.box for one in each]), np.array([one.score for one in each])) for each in found]
-            precision[form] = average_precision(match_all(split, [boxes for _, _, boxes in validating]))
-        faces = sum(len(boxes) for _, _, boxes in validating)
-        loss = round(precision["fp32"] - precision["int8"], 4)
-        return Int8(loss={"average precision": loss}, faces=faces, backend=detector.engine.backend)
-
-    feeds = ({"frame": whole_pieces(picture, bundle.card)} for _, picture, _ in calibrating)
-    return add_int8(bundle, out, lambda: feeds, measure, progress)
 
 
 def _compare(model: nn.Module, folder: Path) -> None:

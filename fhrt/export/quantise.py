@@ -8,7 +8,7 @@ tried: it drops model-local functions, and with them fhrt's nodes.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,18 +20,25 @@ from numpy.typing import NDArray
 from fhrt.errors import BadInputError
 from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.weights import externalise, internalise
+from fhrt.faces.centres import CentreDetector
 from fhrt.metrics import psnr
+from fhrt.metrics.detection import average_precision, match_all
 from fhrt.protocols import PROTOCOLS, make_pairs
 from fhrt.protocols.archive import read_faces, walk_faces
+from fhrt.protocols.frames import walk_frames
 from fhrt.resample import to_uint8
 from fhrt.runtime import Engine, load
-from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, Bundle, open_bundle
-from fhrt.runtime.card import Int8
+from fhrt.runtime.batch import whole_pieces
+from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle
+from fhrt.runtime.card import Card, Int8
 
-FACES = 300  # to calibrate with
+FACES, PHOTOGRAPHS = 300, 64  # to calibrate with
+HELD_BACK = 100  # photographs that validate (training/detector.py)
 FEWEST = 32
 BATCH = 10
 SEED = 2018
+Feeds = list[dict[str, NDArray[Any]]]
+"""Inputs of a graph by name."""
 
 LAYERS = ("Conv", "ConvTranspose", "MatMul")
 """What is quantised where its weight is constant. Gemm is not: those layers end the spatial transformers' localisation, cost next to
@@ -43,12 +50,30 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
     """Write the bundle folder ``out``: that of a model's name or folder with an INT8 form added, and return it.
 
     Calibrated on faces of the archive's train split, its loss measured on the validation split, both under every protocol of the model's
-    size. progress: called with what is done next. Raises UnknownModelError, WeightsError; BadInputError for a bundle that has an INT8 form
+    size; a detector's on photographs of the frames archive's train split, and on the last 100 of them, which it was not trained with.
+    progress: called with what is done next. Raises UnknownModelError, WeightsError; BadInputError for a bundle that has an INT8 form
     already, an archive without these splits or with fewer than 32 faces in one, or an ``out`` that exists and is no bundle. A bundle
     appears whole or not at all.
     """
     bundle = open_bundle(name)
     card = bundle.card
+    if card.int8 is not None:
+        raise BadInputError(f"{name} has an INT8 form already; quantise the bundle that was exported")
+    feeds, measure = (_on_frames if "heat" in card.outputs else _on_faces)(card, data)
+    with new_bundle(out) as folder:
+        for file in (GRAPH, WEIGHTS):
+            shutil.copyfile(bundle.folder / file, folder / file)
+        progress("calibrating")
+        write_int8(bundle.graph, feeds, folder)
+        files = checksums(folder, GRAPH, WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)
+        write_card(card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
+        progress("measuring the loss")
+        write_card(card.model_copy(update={"sha256": files, "int8": measure(folder)}), folder)
+    return out
+
+
+def _on_faces(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
+    """What calibrates a model of faces, and what measures the loss of the bundle in a folder."""
     protocols = [protocol for protocol, side in PROTOCOLS.items() if side == card.input_size[0]]
     if not protocols:
         raise BadInputError(f"no protocol has LR faces of {card.input_size[0]}×{card.input_size[1]}, which {card.name} takes")
@@ -59,35 +84,31 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
         loss = {protocol: _loss(fp32, int8, validation, protocol) for protocol in protocols}
         return Int8(loss=loss, faces=len(validation), backend=int8.backend)
 
-    return add_int8(bundle, out, lambda: _calibration(data, protocols), measure, progress)
+    return _calibration(data, protocols), measure
 
 
-def add_int8(
-    bundle: Bundle,
-    out: Path,
-    feeds: Callable[[], Iterable[dict[str, NDArray[Any]]]],
-    measure: Callable[[Path], Int8],
-    progress: Callable[[str], None],
-) -> Path:
-    """Write the bundle folder ``out``: this one and its INT8 form, calibrated on ``feeds``, with what ``measure`` says of it; return it.
+def _on_frames(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
+    """The same for a detector."""
+    photographs = list(walk_frames(data, "train"))
+    training, validation = photographs[:-HELD_BACK], photographs[-HELD_BACK:]
+    if len(training) < FEWEST:
+        raise BadInputError(f"the train photographs in {data} are {len(photographs)}; quantisation needs at least {HELD_BACK + FEWEST}")
 
-    Raises BadInputError for a bundle that has an INT8 form already, or an ``out`` that exists and is no bundle.
-    """
-    if bundle.card.int8 is not None:
-        raise BadInputError(f"{bundle.folder} has an INT8 form already; quantise the bundle that was exported")
-    with new_bundle(out) as folder:
-        for file in (GRAPH, WEIGHTS):
-            shutil.copyfile(bundle.folder / file, folder / file)
-        progress("calibrating")
-        write_int8(bundle.graph, feeds(), folder)
-        files = checksums(folder, GRAPH, WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)
-        write_card(bundle.card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
-        progress("measuring the loss")
-        write_card(bundle.card.model_copy(update={"sha256": files, "int8": measure(folder)}), folder)
-    return out
+    def measure(folder: Path) -> Int8:
+        precision: dict[str, float] = {}
+        for form in ("fp32", "int8"):
+            detector = CentreDetector(folder, precision=form, least=0.05)
+            found = [detector.detect(picture) for _, picture, _ in validation]
+            split = [(np.array([one.box for one in each]), np.array([one.score for one in each])) for each in found]
+            precision[form] = float(average_precision(match_all(split, [boxes for _, _, boxes in validation])))
+        loss = round(precision["fp32"] - precision["int8"], 4)
+        return Int8(loss={"average precision": loss}, faces=sum(len(boxes) for _, _, boxes in validation), backend=detector.engine.backend)
+
+    step = -(-len(training) // PHOTOGRAPHS)
+    return [{"frame": whole_pieces(picture, card)} for _, picture, _ in training[::step]], measure
 
 
-def write_int8(graph: Path, feeds: Iterable[dict[str, NDArray[Any]]], folder: Path) -> None:
+def write_int8(graph: Path, feeds: Feeds, folder: Path) -> None:
     """Write the INT8 form of a bundle's fp32 graph into ``folder``, calibrated on these inputs."""
     proto = _quantised(internalise(graph), feeds)
     externalise(proto, folder, INT8_WEIGHTS)
@@ -95,7 +116,7 @@ def write_int8(graph: Path, feeds: Iterable[dict[str, NDArray[Any]]], folder: Pa
     onnx.checker.check_model(folder / INT8_GRAPH)
 
 
-def _calibration(data: Path, protocols: list[str]) -> list[dict[str, NDArray[Any]]]:
+def _calibration(data: Path, protocols: list[str]) -> Feeds:
     """LR faces [10, 3, s, s] in [-1, 1], 30 times: faces from all over the train split, under each protocol in turn."""
     rng = np.random.default_rng(SEED)
     kept: list[NDArray[np.uint8]] = []
@@ -116,7 +137,7 @@ def _enough(faces: NDArray[np.uint8], data: Path, split: str) -> NDArray[np.uint
     return faces
 
 
-def _quantised(proto: onnx.ModelProto, feeds: Iterable[dict[str, NDArray[Any]]]) -> onnx.ModelProto:
+def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
     """The graph with every layer of `LAYERS` reading quantised values; what a layer gives stays float32 until the next one reads it.
 
     Whoever else reads a quantised tensor, a residual sum for instance, gets the rounded values too: keeping the exact ones for them
