@@ -19,9 +19,10 @@ ARROWS = {
     "metrics": {"ops"},
     "bench": {"runtime"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
-    "video": {"faces", "ops"},
+    "video": {"faces", "ops", "files"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},
+    "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
     "export": {"models", "runtime", "ops", "protocols", "metrics", "resample"},
 }
