@@ -33,6 +33,7 @@ class Sink(Protocol):
     """What results are handed to, by one thread, those of a source in order, those of several sources in turns.
 
     Both raise FhrtError; an error is about the result at hand, or the source that it is of, and later results may be written all the same.
+    A `name`, without passwords, is shown to people where a sink has one.
     """
 
     def write(self, result: Result) -> None: ...
@@ -76,7 +77,7 @@ class VideoFile:
     """
 
     def __init__(self, path: str | Path, *, paste: int | None = None) -> None:
-        self._path = str(path)
+        self._path = self.name = str(path)
         check_writable(Path(self._path.replace(SOURCE, "source")))
         if Path(self._path).suffix.lower() not in FORMATS:
             raise BadInputError(f"{self._path} must end with {' or '.join(FORMATS)}")
@@ -115,6 +116,7 @@ class RtspOut:
 
     def __init__(self, address: str, *, paste: int | None = None) -> None:
         check_address(address.replace(SOURCE, "source"))
+        self.name = redact(address)
         self._names = _Names(address)
         self._draw = _Drawing(paste)
         self._closed = False
@@ -123,7 +125,7 @@ class RtspOut:
 
     def write(self, result: Result) -> None:
         if self._closed:
-            raise BadInputError("the stream out is closed")
+            raise BadInputError(f"{self.name} is closed")
         if result.source not in self.pushes:
             self.pushes[result.source] = RtspPush(self._names.of(result.source))
         push = self.pushes[result.source]
@@ -147,6 +149,7 @@ class BestShots:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        self.name = str(folder)
         self.folder = Path(folder)
         try:
             self.folder.mkdir(exist_ok=True)
@@ -208,6 +211,7 @@ class JsonLines:
     """
 
     def __init__(self, path: str | Path) -> None:
+        self.name = "standard output" if str(path) == "-" else str(path)
         self._lines = _Lines(None if str(path) == "-" else Path(path), "w")
 
     def write(self, result: Result) -> None:
@@ -240,6 +244,7 @@ class Callback:
     """Calls a function with each result."""
 
     def __init__(self, function: Callable[[Result], object]) -> None:
+        self.name = getattr(function, "__name__", "callback")
         self._function = function
 
     def write(self, result: Result) -> None:

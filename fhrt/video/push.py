@@ -77,7 +77,9 @@ class RtspPush:
             except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
                 state, reason = State.UNAUTHORISED, "user or password refused"
             except (av.FFmpegError, OSError) as error:  # the text of FFmpeg's would hold the address
-                reason = "no answer" if isinstance(error, TimeoutError) else str(error.strerror or error)
+                reason = str(error.strerror or error)
+                if isinstance(error, av.error.InvalidDataError):
+                    reason = "the server takes no streams, or stopped answering"
             if self._connected is not None and time.monotonic() - self._connected > SETTLED:
                 failures = 0
             delay = pause(state, failures)
@@ -102,7 +104,11 @@ class RtspPush:
             self.health.change(State.LIVE)
             taken: tuple[Picture, float] | None = first
             while taken is not None:
-                container.mux(encoder.encode(*taken))
+                packets = encoder.encode(*taken)
+                began = time.monotonic()
+                container.mux(packets)
+                if time.monotonic() - began >= SEND:  # FFmpeg says nothing of a packet that it could not send
+                    raise TimeoutError("the server takes nothing")
                 self.health.frame(time.monotonic())
                 taken = self._take()
 
