@@ -23,7 +23,7 @@ from fhrt.video.push import RtspPush, check_address
 from fhrt.video.reader import STOP
 from fhrt.video.redact import redact
 from fhrt.video.sources import PICTURES, VIDEOS
-from fhrt.video.writer import FORMATS, VideoWriter, check_writable
+from fhrt.video.writer import FORMATS, VideoWriter, check_writable, need_encoder
 
 SOURCE = "{source}"  # in a path or an address: the source's name
 INDEX = "index.jsonl"
@@ -78,6 +78,7 @@ class VideoFile:
 
     def __init__(self, path: str | Path, *, paste: int | None = None) -> None:
         self._path = self.name = str(path)
+        need_encoder()
         check_writable(Path(self._path.replace(SOURCE, "source")))
         if Path(self._path).suffix.lower() not in FORMATS:
             raise BadInputError(f"{self._path} must end with {' or '.join(FORMATS)}")
@@ -115,6 +116,7 @@ class RtspOut:
     """
 
     def __init__(self, address: str, *, paste: int | None = None) -> None:
+        need_encoder()
         check_address(address.replace(SOURCE, "source"))
         self.name = redact(address)
         self._names = _Names(address)

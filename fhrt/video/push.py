@@ -12,7 +12,7 @@ from fhrt.faces.inputs import Picture
 from fhrt.video.health import Health, State
 from fhrt.video.reader import SETTLED, STOP, pause
 from fhrt.video.redact import redact
-from fhrt.video.writer import Encoder
+from fhrt.video.writer import Encoder, need_encoder
 
 GREETING = 5.0  # seconds that a server may take to answer at all
 SEND = 1.0  # seconds that it may leave a full connection full. FFmpeg waits so long inside calls during which no Python thread runs
@@ -21,11 +21,12 @@ SEND = 1.0  # seconds that it may leave a full connection full. FFmpeg waits so 
 class RtspPush:
     """One stream to an RTSP server, in a thread of its own: a server that is slow, silent or gone holds up nobody.
 
-    address: ``rtsp://[user:password@]host[:port]/path``. `health` says how it does. Raises BadInputError.
+    address: ``rtsp://[user:password@]host[:port]/path``. `health` says how it does. Raises BadInputError and BackendError.
     """
 
     def __init__(self, address: str) -> None:
         check_address(address)
+        need_encoder()
         self.health = Health(f"to {redact(address)}")
         self._address = address
         self._changed = threading.Condition()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from fhrt.errors import BadInputError, OutputError
+from fhrt.errors import BackendError, BadInputError, OutputError
 from fhrt.faces.inputs import Color, Picture
 from fhrt.files import whole_file
 from fhrt.video.clock import Clock
@@ -39,7 +39,7 @@ class Encoder:
     """An H.264 stream (yuv420p, BT.709) of an open container.
 
     Its pictures have the first one's size; others are scaled into it, with black borders, and an odd side gets one pixel more. live:
-    without the delay of reordered frames. Raises `av.FFmpegError` from all methods.
+    without delay. Raises `av.FFmpegError` from all methods.
     """
 
     def __init__(self, container: OutputContainer, first: Picture, live: bool = False) -> None:
@@ -57,9 +57,8 @@ class Encoder:
         codec.flags |= Flags.frame_duration  # or the last one would be shown for a twenty-fifth of a second
         codec.thread_count = min(os.cpu_count() or 1, THREADS)
         codec.thread_type = "SLICE" if live else "FRAME"
-        # No B-frames: with irregular times a player could not tell from an mp4 when the last one ends. A tenth to a quarter more bytes, a
-        # third less work.
-        stream.options = {"preset": "veryfast", "crf": "20", "bf": "0", "forced-idr": "1"}
+        # No B-frames: with irregular times an mp4 could not say when the last one ends. (A 1080p clip: 23 % more bytes, 31 % less work.)
+        stream.options = {"preset": "veryfast", "crf": "20", "bf": "0", "rc-lookahead": "4", "forced-idr": "1"}
         if live:
             stream.options |= {"tune": "zerolatency"}
         self.stream = stream
@@ -96,10 +95,11 @@ class VideoWriter:
 
     audio: the file that the pictures come from; its audio is copied as it is, in step with them and as far as they go.
     Until `close`, all is in NAME.partial.mp4 beside it, which plays as far as it was written and stays when the process is killed or
-    the disk is full. Raises BadInputError for a path that cannot be written, and OutputError when writing fails.
+    the disk is full. Raises BadInputError for a path that cannot be written, OutputError when writing fails, and BackendError.
     """
 
     def __init__(self, path: str | Path, audio: Path | None = None) -> None:
+        need_encoder()
         self.path = check_writable(Path(path))
         if self.path.suffix.lower() not in FORMATS:
             raise BadInputError(f"{self.path} must end with {' or '.join(FORMATS)}")
@@ -279,6 +279,14 @@ class _Audio:
         except av.FFmpegError as error:
             _log.warning("%s: its audio ends early: %s", self._source.name, error.strerror)
             self._next = None
+
+
+def need_encoder() -> None:
+    """Raises BackendError where H.264 cannot be encoded."""
+    import av
+
+    if "libx264" not in av.codecs_available:
+        raise BackendError("this PyAV was built without libx264, which encodes H.264; its wheels have it: pip install --force-reinstall av")
 
 
 def fit(picture: Picture, width: int, height: int) -> Picture:
