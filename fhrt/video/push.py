@@ -77,8 +77,8 @@ class RtspPush:
                 return
             except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
                 state, reason = State.UNAUTHORISED, "user or password refused"
-            except (av.FFmpegError, OSError) as error:  # the text of FFmpeg's would hold the address
-                reason = str(error.strerror or error)
+            except (av.FFmpegError, OSError, BadInputError) as error:  # the text of FFmpeg's would hold the address
+                reason = str(getattr(error, "strerror", None) or error)
                 if isinstance(error, av.error.InvalidDataError):
                     reason = "the server takes no streams, or stopped answering"
             if self._connected is not None and time.monotonic() - self._connected > SETTLED:

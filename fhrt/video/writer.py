@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,18 @@ if TYPE_CHECKING:
 CLOCK = 90000  # ticks per second: the times of 24, 25, 30 and 60 frames per second, and of RTP, are whole numbers of them
 KEY_EVERY = 2.0  # seconds between key frames: what a viewer waits for at most, and what a killed process loses
 THREADS = 4  # of an encoder: more help little at 1080p, and there may be an encoder for each of many cameras
+LONGEST = 3600 * CLOCK  # ticks that a picture is shown, and then once more: an mp4 has room for no more than 6.6 hours
+FARTHEST = 30 * 86400.0  # seconds between two frames beyond which the time is damaged, and no camera that was gone so long
 LATE = 10.0  # seconds of a first frame's time beyond which a file begins at 0 instead: broadcasts are recorded from any hour on
 
-# An mp4 is written as fragments, which play up to the last whole one whatever happens. Its index waits for the first packets (delay_moov)
-# and counts in ticks, not milliseconds, or the start of AAC's priming would be rounded and shift the audio against the pictures.
-FRAGMENTS = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "movie_timescale": str(CLOCK), "flush_packets": "1"}
+# An mp4 is written as fragments, which play up to the last whole one whatever happens, and becomes a plain one in the end (hybrid).
+# Its index waits for the first packets (delay_moov) and counts in ticks, not milliseconds, or the start of AAC's priming would be rounded
+# and shift the audio against the pictures.
+FRAGMENTS = {
+    "movflags": "hybrid_fragmented+frag_keyframe+delay_moov+default_base_moof",
+    "movie_timescale": str(CLOCK),
+    "flush_packets": "1",
+}
 FASTSTART = {"movflags": "faststart", "movie_timescale": str(CLOCK)}
 FORMATS: dict[str, tuple[str, dict[str, str]]] = {".mp4": ("mp4", FRAGMENTS), ".mkv": ("matroska", {"flush_packets": "1"})}
 
@@ -63,26 +71,42 @@ class Encoder:
             stream.options |= {"tune": "zerolatency"}
         self.stream = stream
         self._clock = Clock(live=False)
-        self._last = self._key = -CLOCK * 3600
+        self._time: float | None = None  # of the last picture, as it was given
+        self._shown: Any = None  # the last picture, as it was encoded
+        self._key = -CLOCK * 3600  # ticks of the last key frame
         self._step = CLOCK // 25
 
     def encode(self, picture: Picture, time: float, color: Color = "bgr") -> list[Any]:
-        """The packets that are ready after one more picture, shown at `time` seconds; one that does not go on counts as the usual step."""
+        """The packets that are ready after one more picture, shown at `time` seconds; one that does not go on counts as the usual step.
+
+        Raises BadInputError for one of another month.
+        """
         import av
-        from av.video.frame import PictureType
         from av.video.reformatter import ColorRange, Colorspace
 
+        if self._time is not None and not time - self._time <= FARTHEST:
+            raise BadInputError(f"a frame's time cannot be {time:g} s, after {self._time:g} s")
+        self._time = time
         frame = av.VideoFrame.from_ndarray(fit(picture, self.stream.width, self.stream.height), f"{color}24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1)
         frame.time_base = Fraction(1, CLOCK)
-        frame.pts = max(round(self._clock(time, 0.0) * CLOCK), self._last + 1)
-        if self._last >= 0:
-            self._step = frame.pts - self._last
-        frame.duration = self._step
-        self._last = frame.pts
-        if frame.pts - self._key >= KEY_EVERY * CLOCK:
-            self._key = frame.pts
-            frame.pict_type = PictureType.I
+        ticks = round(self._clock(time, 0.0) * CLOCK)
+        packets = []
+        if self._shown is not None:
+            ticks = max(ticks, self._shown.pts + 1)
+            while ticks - self._shown.pts > LONGEST:
+                packets += self._show(self._shown, self._shown.pts + LONGEST)
+            self._step = ticks - self._shown.pts
+        return packets + self._show(frame, ticks)
+
+    def _show(self, frame: Any, ticks: int) -> list[Any]:
+        from av.video.frame import PictureType
+
+        key = ticks - self._key >= KEY_EVERY * CLOCK
+        frame.pict_type = PictureType.I if key else PictureType.NONE
+        self._key = ticks if key else self._key
+        frame.pts, frame.duration = ticks, self._step
+        self._shown = frame
         return self.stream.encode(frame)
 
     def flush(self) -> list[Any]:
@@ -123,14 +147,17 @@ class VideoWriter:
             raise BadInputError(f"{self.path} is closed")
         if self._failure:
             raise OutputError(self._failure)
+        if not isfinite(time):
+            raise BadInputError(f"a frame's time must be finite seconds, not {time}")
         try:
             if self._encoder is None:
                 self._open(picture, time)
             assert self._container is not None and self._encoder is not None
+            packets = self._encoder.encode(picture, time - self._origin, color)
             self._time = time
             if self._audio is not None:
                 self._container.mux(list(self._audio.until(time)))
-            self._container.mux(self._encoder.encode(picture, time - self._origin, color))
+            self._container.mux(packets)
         except (av.FFmpegError, OSError) as error:
             self._fail(error)
 
@@ -160,7 +187,6 @@ class VideoWriter:
             self._audio = _Audio.of(self._source, self._container, self._origin)
 
     def _finish(self) -> None:
-        import av
 
         assert self._container is not None and self._encoder is not None and self.partial is not None
         self._container.mux(self._encoder.flush())
@@ -168,21 +194,9 @@ class VideoWriter:
             self._container.mux(self._audio.rest(self._time))
             self._audio.close()
         self._container.close()
-        if self.path.suffix.lower() != ".mp4":
-            os.replace(self.partial, self.path)
-            return
-        with (
-            whole_file(self.path) as temporary,
-            av.open(f"file:{self.partial}") as source,
-            av.open(f"file:{temporary}", "w", "mp4", container_options=FASTSTART) as target,
-        ):
-            target.metadata.update(source.metadata)
-            streams = [target.add_stream_from_template(stream) for stream in source.streams]
-            for packet in source.demux():
-                if packet.size:
-                    packet.stream = streams[packet.stream.index]
-                    target.mux(packet)
-        self.partial.unlink()
+        os.replace(self.partial, self.path)  # whole, whatever becomes of what follows
+        if self.path.suffix.lower() == ".mp4":
+            _index_first(self.path)
 
     def _fail(self, error: Exception) -> None:
         import av
@@ -287,6 +301,26 @@ def need_encoder() -> None:
 
     if "libx264" not in av.codecs_available:
         raise BackendError("this PyAV was built without libx264, which encodes H.264; its wheels have it: pip install --force-reinstall av")
+
+
+def _index_first(path: Path) -> None:
+    """Rewrites an mp4, so that browsers can play it before they have all of it. Takes seconds per GB; the file is whole meanwhile."""
+    import av
+
+    try:
+        with (
+            whole_file(path) as temporary,
+            av.open(f"file:{path}") as source,
+            av.open(f"file:{temporary}", "w", "mp4", container_options=FASTSTART) as target,
+        ):
+            target.metadata.update(source.metadata)
+            streams = [target.add_stream_from_template(stream) for stream in source.streams]
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = streams[packet.stream.index]
+                    target.mux(packet)
+    except (av.FFmpegError, OSError) as error:  # e.g. no room for a second copy
+        _log.warning("%s: its index stays at its end: %s", path, error.strerror)
 
 
 def fit(picture: Picture, width: int, height: int) -> Picture:

@@ -1,12 +1,14 @@
 """Video files as a viewer and a browser find them: times, pictures, colours, audio, and what is left when writing is cut short."""
 
+import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,28 @@ def test_times_that_do_not_go_on_count_as_the_usual_step(tmp_path: Path) -> None
     assert [number_in(image) for image in pictures] == list(range(9))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_camera_that_was_gone_for_a_night_goes_on_at_its_time(tmp_path: Path, suffix: str) -> None:
+    asked = [0, 0.04, 0.08, 30000, 30000.04, 30000.08]
+    times, pictures = read(write(tmp_path / f"a{suffix}", asked))
+    seen = dict(zip([round(time, 2) for time in times], map(number_in, pictures), strict=True))
+    assert [seen[time] for time in asked] == list(range(6))
+    assert set(seen.values()) == set(range(6)) and len(seen) == 6 + 8  # the last one before, once an hour
+
+
+def test_a_damaged_time_costs_its_frame_only(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4")
+    for number, time in enumerate([float("nan"), 0, 0.04, 1e12, float("inf"), float("nan"), 0.08, -1e12]):
+        if number in (0, 3, 4, 5):
+            with pytest.raises(BadInputError, match="a frame's time"):
+                writer.write(picture(number, 320, 240), time)
+        else:
+            writer.write(picture(number, 320, 240), time)
+    writer.close()
+    times, pictures = read(tmp_path / "a.mp4")
+    assert times == pytest.approx([0, 0.04, 0.08, 0.12]) and [number_in(one) for one in pictures] == [1, 2, 6, 7]
+
+
 def test_a_recording_from_any_hour_begins_at_0(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.mp4", [50000, 50000.04, 50000.1]))[0] == pytest.approx([0, 0.04, 0.1], abs=0.0001)
     assert read(write(tmp_path / "b.mp4", [1.5, 1.54, 1.6]))[0] == pytest.approx([1.5, 1.54, 1.6], abs=0.0001)
@@ -205,6 +229,24 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     assert last == f"fhrt.errors.OutputError: cannot write {path}: File too large; what was written until then is in {partial}"
     assert [one.name for one in tmp_path.iterdir()] == [partial.name]
     assert len(read(partial, cut_short=True)[0]) >= 50
+
+
+def test_without_room_for_a_second_copy_the_index_stays_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield path
+
+    monkeypatch.setattr("fhrt.video.writer.whole_file", full)
+    with caplog.at_level(logging.WARNING, "fhrt.video"):
+        path = write(tmp_path / "a.mp4", TIMES)
+    assert caplog.messages == [f"{path}: its index stays at its end: No space left on device"]
+    names = boxes(path)
+    assert names.index("moov") > names.index("mdat") and "moof" not in names
+    assert read(path)[0] == pytest.approx(TIMES, abs=0.00001)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_folder_that_goes(tmp_path: Path) -> None:
