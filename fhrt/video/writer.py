@@ -119,7 +119,8 @@ class VideoWriter:
 
     audio: the file that the pictures come from; its audio is copied as it is, in step with them and as far as they go.
     Until `close`, all is in NAME.partial.mp4 beside it, which plays as far as it was written and stays when the process is killed or
-    the disk is full. Raises BadInputError for a path that cannot be written, OutputError when writing fails, and BackendError.
+    the disk is full. An mp4's index is kept in memory, 155 MB for a day at 25 frames per second: record weeks as .mkv, which takes 2 MB.
+    Raises BadInputError for a path that cannot be written, OutputError when writing fails, and BackendError.
     """
 
     def __init__(self, path: str | Path, audio: Path | None = None) -> None:
