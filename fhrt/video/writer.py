@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import count
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CLOCK = 90000  # ticks per second: the times of 24, 25, 30 and 60 frames per second, and of RTP, are whole numbers of them
 KEY_EVERY = 2.0  # seconds between key frames: what a viewer waits for at most, and what a killed process loses
+AHEAD = 1.0  # seconds by which a file's pictures may lie before the audio that goes with them, or behind it
 THREADS = 4  # of an encoder: more help little at 1080p, and there may be an encoder for each of many cameras
 LONGEST = 3600 * CLOCK  # ticks that a picture is shown, and then once more: an mp4 has room for no more than 6.6 hours
 FARTHEST = 30 * 86400.0  # seconds between two frames beyond which the time is damaged, and no camera that was gone so long
@@ -265,12 +266,12 @@ class _Audio:
     def rest(self, last: float) -> list[Any]:
         """The packets after the last picture, shown at `last`: as long as a frame if the file has further pictures, else all."""
         packets: list[Any] = []
-        while self._next is not None:
-            if self._next.stream.index not in self._streams and self._next.pts * self._next.time_base > last + 0.001:
-                end = float(self._next.pts * self._next.time_base) - self._origin
-                return [packet for packet in packets if packet.dts * packet.time_base < end]
+        end = inf
+        while self._next is not None and self._next.dts * self._next.time_base < end + AHEAD:
+            if self._next.stream.index not in self._streams and (shown := self._next.pts * self._next.time_base) > last + 0.001:
+                end = min(end, shown)
             packets += self._taken()
-        return packets
+        return [packet for packet in packets if packet.dts * packet.time_base < end - self._origin]
 
     def close(self) -> None:
         self._source.close()

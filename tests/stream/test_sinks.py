@@ -70,8 +70,10 @@ def test_a_view_keeps_its_size_and_shows_the_largest() -> None:
     crowd = [face(None, width, grey=int(width)) for width in range(10, 40)]
     shapes = {view.draw(result(0, *faces)).shape for faces in ([], crowd, crowd[:1], [face(5)])}
     assert shapes == {(960 + SIDE + 2 * PAD, 1280, 3)}  # 320×240 four times enlarged
-    picture = view.draw(result(1, *crowd))
-    assert [place(picture, number).mean() for number in range((1280 - PAD) // (TILE + PAD))] == [39, 38, 37, 36, 35, 34]
+    tracked = [face(track, width, grey=int(width)) for track, width in enumerate(range(10, 40))]
+    for faces in (crowd, tracked):
+        picture = view.draw(result(1, *faces))
+        assert [place(picture, number).mean() for number in range((1280 - PAD) // (TILE + PAD))] == [39, 38, 37, 36, 35, 34]
 
 
 def test_channels_are_told_apart() -> None:
