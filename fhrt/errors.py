@@ -27,3 +27,7 @@ class BackendError(FhrtError, RuntimeError):
 
 class SourceError(FhrtError):
     """A camera or video that cannot be opened, read or decoded."""
+
+
+class OutputError(FhrtError):
+    """A file or stream of results that cannot be written any further: a disk that is full, a folder that went."""

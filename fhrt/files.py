@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -12,24 +15,44 @@ from fhrt.errors import BadInputError
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Writes a file whole or not at all: a temporary file in the same folder, then a rename. Raises `BadInputError`."""
+    """Writes a file whole or not at all. Raises `BadInputError`."""
     path = Path(path)
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise BadInputError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+_unfinished: set[Path] = set()
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    """Those of daemon threads, which end without a word when the program does."""
+    for temporary in _unfinished:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file in the same folder, which is renamed to `path` in the end, or removed where the block raises. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    os.close(handle)
+    temporary = Path(name)
+    _unfinished.add(temporary)
+    try:
+        yield temporary
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise BadInputError(f"cannot write {path}: {error.strerror}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+        _unfinished.discard(temporary)
 
 
 def cache_folder() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -43,6 +43,8 @@ class Face:
     track_id: int | None = None
     heatmaps: NDArray[np.float32] | None = None
     """`[K, h, w]` facial components, where the model has them."""
+    quality: float | None = None
+    """0 to 1, how good a crop it was made from (`fhrt.faces.fuse.crop_quality`); in streams."""
 
     @property
     def width(self) -> float:
@@ -61,6 +63,16 @@ class Result:
     color: Color = "bgr"
     skipped: int = 0
     """Faces that were found but left alone because they are wider than `max_face`."""
+    source: str = ""
+    """In streams: the camera's name, without passwords."""
+    number: int = 0
+    """In streams: the frame's number, 0, 1, …; a gap is a frame that was dropped."""
+    time: float = 0.0
+    """In streams: the frame's presentation time, seconds."""
+    track_ids: list[int] = field(default_factory=list)
+    """In streams: every track of this source that has not ended, also those without a face in this frame."""
+    latency: float | None = None
+    """In streams: seconds from the frame's coming in until it was yielded."""
 
     def paste(self, scale: int = 4) -> Picture:
         """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`."""
@@ -80,9 +92,9 @@ class Result:
         frame = paste_faces(self._bgr(self.frame), [], zoom)
         for face in self.faces:
             if not any(face is one for one in shown):
-                _draw_box(frame, face.box, zoom, "")
+                draw_box(frame, face.box, zoom, "")
         for number, face in enumerate(shown, 1):
-            _draw_box(frame, face.box, zoom, str(number))
+            draw_box(frame, face.box, zoom, str(number))
         captions = [f"{number}   {face.width:.0f} px   {face.score:.2f}" for number, face in enumerate(shown, 1)]
         strip = draw_pairs([(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD)
         title = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
@@ -93,7 +105,7 @@ class Result:
         canvas = np.full((PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
         left = (canvas.shape[1] - frame.shape[1]) // 2
         canvas[PAD : PAD + frame.shape[0], left : left + frame.shape[1]] = frame
-        _text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)
+        draw_text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)
         canvas[canvas.shape[0] - strip.shape[0] :] = strip
         return self._bgr(canvas)
 
@@ -125,7 +137,7 @@ def draw_pairs(pairs: Sequence[tuple[Picture, Picture]], captions: Sequence[str]
         middle = PAD + side_h // 2
         cv2.arrowedLine(tile, (start + 6, middle), (start + ARROW - 7, middle), MUTED, 1, cv2.LINE_AA, tipLength=0.35)
         tile[PAD : PAD + side_h, start + ARROW : start + ARROW + side_w] = sr
-        _text(tile, caption, (PAD, tile_h - 9), MUTED, 0.42)
+        draw_text(tile, caption, (PAD, tile_h - 9), MUTED, 0.42)
     return sheet
 
 
@@ -141,7 +153,8 @@ def write_picture(path: str | Path, picture_bgr: Picture) -> Path:
     return write_bytes(path, data.tobytes())
 
 
-def _draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int, label: str) -> None:
+def draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int, label: str) -> None:
+    """A labelled box, in pixels of the frame before it was enlarged `zoom` times; draws on `frame`, BGR uint8."""
     x1, y1, x2, y2 = (round(value * zoom) for value in box)
     thickness = max(1, round(frame.shape[1] / 900))
     cv2.rectangle(frame, (x1, y1), (x2, y2), ACCENT, thickness, cv2.LINE_AA)
@@ -149,8 +162,9 @@ def _draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int,
         size, _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
         top = max(y1 - size[1] - 6, 0)
         cv2.rectangle(frame, (x1, top), (x1 + size[0] + 6, top + size[1] + 6), ACCENT, cv2.FILLED)
-        _text(frame, label, (x1 + 3, top + size[1] + 3), BACKGROUND, 0.45)
+        draw_text(frame, label, (x1 + 3, top + size[1] + 3), BACKGROUND, 0.45)
 
 
-def _text(picture: Picture, text: str, origin: tuple[int, int], color: tuple[int, int, int], size: float) -> None:
+def draw_text(picture: Picture, text: str, origin: tuple[int, int], color: tuple[int, int, int], size: float) -> None:
+    """One line in `picture`, BGR uint8; origin: its lower left, pixels."""
     cv2.putText(picture, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)

@@ -19,9 +19,10 @@ ARROWS = {
     "metrics": {"ops"},
     "bench": {"runtime"},
     "protocols": {"hallucinator", "faces", "metrics", "runtime", "ops", "resample", "machine", "files"},
-    "video": {"faces", "ops"},
+    "video": {"faces", "ops", "files"},
     "hallucinator": {"faces", "runtime", "ops", "results"},
     "results": {"faces", "runtime", "ops", "files"},
+    "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
     "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample"},
 }

@@ -56,3 +56,27 @@ def read_units(path: Path) -> list[bytes]:
         units.append(data[4:end])
         data = data[end:]
     return units
+
+
+def with_tone(clip: Path, path: Path, codec: str = "aac", late: float = 0.0) -> Path:
+    """A copy of a clip, in the format of the path's suffix, with 440 Hz on as long as the pictures; times begin at `late` seconds."""
+    rate = 44100
+    with av.open(clip) as source, av.open(path, "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        sound = container.add_stream(codec, rate=rate, layout="mono")
+        done = 0
+        for packet in source.demux(video=0):
+            if packet.size:
+                end = round(float((packet.dts + packet.duration) * packet.time_base) * rate)
+                samples = 8000 * np.sin(2 * np.pi * 440 / rate * np.arange(done, end))
+                form = sound.codec_context.format.name
+                samples = (samples / 32768).astype(np.float32) if form.startswith("flt") else samples.astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(samples[None], form, "mono")
+                frame.sample_rate, frame.pts, done = rate, done + round(late * rate), end
+                container.mux(sound.encode(frame))
+                packet.pts += round(late / packet.time_base)
+                packet.dts += round(late / packet.time_base)
+                packet.stream = stream
+                container.mux(packet)
+        container.mux(sound.encode())
+    return path

@@ -1,7 +1,8 @@
-"""A real RTSP server, run by the system's Python (which has GStreamer): pictures that loop for ever, on the loopback only.
+"""A real RTSP server, run by the system's Python (which has GStreamer), on the loopback only: pictures that loop, and a place to push to.
 
 Usage: gst_server.py PORT FPS LOGIN NAME=FILE...
-PORT 0 takes a free one; LOGIN is USER:PASSWORD (digest) or empty. FILE holds H.264 access units, each after its length in four bytes.
+PORT 0 takes a free one; LOGIN is USER:PASSWORD (digest) or empty. FILE holds H.264 access units, each after its length in four bytes; one
+that ends with .h264 is written instead, with what a client records to NAME.
 The port is printed once the server answers.
 """
 
@@ -19,6 +20,10 @@ LAUNCH = (
     "( appsrc name=units format=time caps=video/x-h264,stream-format=byte-stream,alignment=au,framerate={fps}/1 "
     "! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96 config-interval=1 )"
 )
+RECORD = (
+    "( rtph264depay name=depay0 ! h264parse ! video/x-h264,stream-format=byte-stream,alignment=au "
+    "! filesink location={file} buffer-mode=unbuffered sync=false async=false )"
+)
 
 
 def main(port: str, fps: str, login: str, *mounts: str) -> None:
@@ -28,8 +33,12 @@ def main(port: str, fps: str, login: str, *mounts: str) -> None:
         server.set_auth(digest(*login.split(":")))
     for mount in mounts:
         name, file = mount.split("=")
-        factory = GstRtspServer.RTSPMediaFactory(launch=LAUNCH.format(fps=fps), shared=True)
-        factory.connect("media-configure", feed, access_units(file), Gst.SECOND // int(fps))
+        if file.endswith(".h264"):
+            factory = GstRtspServer.RTSPMediaFactory(launch=RECORD.format(file=file), shared=False)
+            factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+        else:
+            factory = GstRtspServer.RTSPMediaFactory(launch=LAUNCH.format(fps=fps), shared=True)
+            factory.connect("media-configure", feed, access_units(file), Gst.SECOND // int(fps))
         if login:
             role = Gst.Structure.new_empty("viewer")
             role.set_value("media.factory.access", True)
