@@ -23,6 +23,8 @@ from fhrt.runtime.card import Card
 COUNTED = (480, 640)
 """Height and width of the frame of which the card counts operations."""
 OUTPUTS = ("heat", "geometry")
+NONE = (1.0, 0.0, 0.0, 0.0)
+"""The calibration that leaves scores as they are."""
 TOLERANCE = 1e-3
 
 
@@ -70,6 +72,7 @@ def export_detector(checkpoint: Path, out: Path, scores: dict[str, dict[str, flo
             input_size=(COARSEST, COARSEST),
             output_size=(COARSEST // STRIDE, COARSEST // STRIDE),
             outputs=OUTPUTS,
+            hparams={f"calibration_{index}": weight for index, weight in enumerate(about.get("calibration", NONE))},
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             gflops=round(counter.get_total_flops() / 1e9, 3),
             training=describe_training(about),

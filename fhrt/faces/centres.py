@@ -5,7 +5,7 @@ It knows faces of 8 to about 128 pixels, turned by up to 45 degrees. A second lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -20,6 +20,7 @@ from fhrt.runtime import load_frames
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "detectors" / "tiny"
 LEAST = 0.3
+FAINTEST = 0.03  # of the network's own scores; fainter peaks are no faces
 STRIDE, UNIT = 4, 16.0  # as in fhrt/models/detector.py, which needs torch
 OVERLAP = 0.4  # intersection over union from which on two boxes are one face's
 TILE = (1152, 2048)  # rows and columns that the network takes at once: a 1080p frame is one piece, a 4K frame four
@@ -31,7 +32,10 @@ Floats = NDArray[np.float64]
 
 
 class CentreDetector:
-    """Finds faces with the network of a bundle folder. `least`: the lowest score of a face. The rest: `fhrt.runtime.load_frames`."""
+    """Finds faces with the network of a bundle folder. The rest as `fhrt.runtime.load_frames`.
+
+    Scores are probabilities, as far as photographs of crowds can tell. `least`: the lowest score of a face.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class CentreDetector:
     ) -> None:
         self.engine = load_frames(folder, backend=backend, precision=precision, threads=threads)
         self.least = least
+        self._calibration = [float(self.engine.card.hparams[f"calibration_{index}"]) for index in range(4)]
 
     def detect(self, frame_bgr: Picture) -> list[Detection]:
         """See `fhrt.faces.Detector`."""
@@ -70,7 +75,10 @@ class CentreDetector:
 
     def _decode(self, frame: Picture) -> tuple[Floats, Floats, Floats]:
         heat, geometry = self.engine.run(frame)
-        return decode(heat[0, 0], geometry[0], self.least)
+        boxes, scores, eyes = decode(heat[0, 0], geometry[0], FAINTEST)
+        scores = probability(scores, boxes, self._calibration)
+        sure = scores >= self.least
+        return boxes[sure], scores[sure], eyes[sure]
 
 
 def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: float) -> tuple[Floats, Floats, Floats]:
@@ -89,6 +97,20 @@ def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: floa
     eyes = centre[:, None] + at[:, 4:].reshape(-1, 2, 2) * np.sqrt(size.prod(1))[:, None, None]
     kept = _apart(boxes, scores)
     return boxes[kept], scores[kept], eyes[kept]
+
+
+def probability(scores: Floats, boxes: Floats, calibration: Sequence[float]) -> Floats:
+    """How likely each box [N, 4] of a score [N] is a face, as it was on photographs that the network did not learn from."""
+    size = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    likely: Floats = 1 / (1 + np.exp(-score_features(scores, size) @ np.asarray(calibration)))
+    return likely
+
+
+def score_features(scores: Floats, size: Floats) -> Floats:
+    """What a probability is a logistic function of, [N, 4]: a score's logit, the logarithm of a face's size [N], its square, and 1."""
+    kept = np.clip(scores, 1e-4, 1 - 1e-4)
+    grown = np.log(size / UNIT)
+    return np.stack([np.log(kept / (1 - kept)), grown, grown**2, np.ones_like(grown)], 1)
 
 
 def _apart(boxes: Floats, scores: Floats) -> NDArray[np.int64]:

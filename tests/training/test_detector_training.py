@@ -10,7 +10,8 @@ from conftest import write_frames, write_shard
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
-from fhrt.faces.centres import decode
+from fhrt.faces.centres import decode, probability
+from fhrt.metrics.detection import Matches
 from fhrt.models.detector import Detector, Maps
 from training import checkpoint, detector
 from training.detector import CELLS, Targets, losses, targets, train_detector
@@ -126,6 +127,25 @@ def folders(tmp_path: Path, faces: NDArray[np.uint8], monkeypatch: pytest.Monkey
     write_frames(frames, "train", [(picture, [[40.0, 30.0, 24.0, 30.0]]) for picture in pictures])
     monkeypatch.setattr(detector, "HELD_BACK", 2)
     return data, frames
+
+
+def test_scores_become_shares_of_what_is_right() -> None:
+    """Small boxes are right a tenth as often as large ones of the same score; afterwards a probability says how often."""
+    rng = np.random.default_rng(0)
+    size = rng.choice([10.0, 30.0], 4000)
+    score = rng.uniform(0.1, 0.9, 4000)
+    right = rng.random(4000) < np.where(size < 20, 0.1, 1.0) * score
+    order = np.argsort(-score)
+    count = int(right.sum())
+    face = np.full(4000, -1)
+    face[right] = np.arange(count)
+    matches = Matches(1, np.zeros(4000, int), score[order], size[order], face[order], np.zeros(count, int), size[right])
+    found = detector.calibrate(matches)
+    boxes = np.stack([np.zeros(4000), np.zeros(4000), size, size], 1)
+    likely = probability(score, boxes, found)
+    for each in (10.0, 30.0):
+        assert likely[size == each].mean() == pytest.approx(right[size == each].mean(), abs=0.02)
+    assert np.corrcoef(likely[size > 20], score[size > 20])[0, 1] > 0.95
 
 
 def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path: Path) -> None:
