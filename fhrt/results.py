@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -43,6 +43,8 @@ class Face:
     track_id: int | None = None
     heatmaps: NDArray[np.float32] | None = None
     """`[K, h, w]` facial components, where the model has them."""
+    quality: float | None = None
+    """0 to 1, how good a crop it was made from (`fhrt.faces.fuse.crop_quality`); in streams."""
 
     @property
     def width(self) -> float:
@@ -61,6 +63,16 @@ class Result:
     color: Color = "bgr"
     skipped: int = 0
     """Faces that were found but left alone because they are wider than `max_face`."""
+    source: str = ""
+    """In streams: the camera's name, without passwords."""
+    number: int = 0
+    """In streams: the frame's number, 0, 1, …; a gap is a frame that was dropped."""
+    time: float = 0.0
+    """In streams: the frame's presentation time, seconds."""
+    track_ids: list[int] = field(default_factory=list)
+    """In streams: every track of this source that has not ended, also those without a face in this frame."""
+    latency: float | None = None
+    """In streams: seconds from the frame's coming in until it was yielded."""
 
     def paste(self, scale: int = 4) -> Picture:
         """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`."""
