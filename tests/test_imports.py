@@ -20,7 +20,9 @@ ARROWS = {
     "bench": {"runtime"},
     "protocols": {"metrics", "runtime", "ops", "resample", "machine"},
     "video": {"faces", "ops"},
-    "hallucinator": {"faces", "runtime", "ops", "results"},
+    # `Hallucinator.stream` alone points back, inside the method: users find it there, and pictures need no cameras.
+    "hallucinator": {"faces", "runtime", "ops", "results", "stream"},
+    "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops"},
     "results": {"faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},
     "export": {"models", "runtime", "ops", "protocols", "metrics", "resample"},

@@ -51,7 +51,8 @@ class Snapshot:
     """One camera at one moment. since: Unix time of the last change of state. reason: one line, redacted; empty while all is well.
 
     fps: frames that came in per second. silent: seconds since the last one. drops: frames and packets thrown away, by cause.
-    stages: name → how long it took, per frame; ``age`` is from a frame's arrival to its use, ``latency`` from the camera's clock.
+    stages: name → how long it took, per frame; ``wait`` is from a frame's arrival until it is taken, ``latency`` that by the camera's
+    clock.
     """
 
     name: str
@@ -83,6 +84,12 @@ class Window:
         """The values of the samples from `start` on, in no order."""
         samples = self._samples[: self._count]
         return samples[samples[:, 0] >= start, 1]
+
+    def percentiles(self) -> Percentiles:
+        """Of the last minute's samples."""
+        values = self.since(time.monotonic() - WINDOW)
+        p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist() if len(values) else (float("nan"),) * 3
+        return Percentiles(p50, p95, p99, len(values))
 
 
 class Health:
@@ -163,13 +170,8 @@ class Health:
                 reconnects=self._reconnects,
                 stalls=self._stalls,
                 clock_jumps=self._clock_jumps,
-                stages={name: _percentiles(window.since(now - WINDOW)) for name, window in self._stages.items()},
+                stages={name: window.percentiles() for name, window in self._stages.items()},
             )
-
-
-def _percentiles(values: NDArray[np.float64]) -> Percentiles:
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist() if len(values) else (float("nan"),) * 3
-    return Percentiles(p50, p95, p99, len(values))
 
 
 Samples = list[tuple[dict[str, str], float]]
