@@ -65,10 +65,10 @@ class Stream:
         self._changed = threading.Condition()
         self._cameras: Cameras | None = None
         self._fixed: dict[str, Reader] = {}
-        if isinstance(sources, (str, Path)) and Path(sources).suffix.lower() in (".yaml", ".yml"):
+        if path := camera_list(sources):
             if policy is not None:
-                raise BadInputError(f"{sources} says each camera's policy itself; leave policy out")
-            self._cameras = Cameras(sources, changed=self._changed)
+                raise BadInputError(f"{path} says each camera's policy itself; leave policy out")
+            self._cameras = Cameras(path, changed=self._changed)
         else:
             self._fixed = {one.name: Reader(one, policy=policy, changed=self._changed) for one in find_sources(sources)}
         self._hallucinator = hallucinator
@@ -259,6 +259,12 @@ class Stream:
         for outlet in (self._results, *self._sinks):
             outlet.close()
         self._changed.notify_all()
+
+
+def camera_list(sources: Iterable[str | int | Path] | str | int | Path) -> Path | None:
+    """The path of a YAML list of cameras, if that is what was named."""
+    named = isinstance(sources, (str, Path)) and "://" not in str(sources) and Path(sources).suffix.lower() in (".yaml", ".yml")
+    return Path(str(sources)) if named else None
 
 
 def _workers() -> int:
