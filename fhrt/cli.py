@@ -149,9 +149,7 @@ def stream(
         list[str], typer.Argument(metavar="SOURCE...", help="Cameras, videos, folders, or a cameras.yaml.", show_default=False)
     ],
     output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Where results go; repeatable.")] = None,
-    paste: Annotated[
-        int | None, typer.Option(min=1, help="Put faces into videos in place, enlarged so many times, not in a strip.")
-    ] = None,
+    paste: Annotated[int | None, typer.Option(min=1, help="Faces in place in the frame, enlarged so many times, in videos.")] = None,
     model: Model = "lite",
     policy: Annotated[
         str | None, typer.Option(help="latest, all or budget=SECONDS; latest for cameras and all for files when left out.")

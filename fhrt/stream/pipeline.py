@@ -115,7 +115,7 @@ class Stream:
         self._batcher.close()
         self._results.close(discard=True)
         for sink in self._sinks:
-            sink.close(discard=not self._ended)
+            sink.close(discard=True)
         if self._cameras is None:
             stop_all(self._fixed.values())
         elif self._started:
@@ -128,7 +128,7 @@ class Stream:
         for sink in self._sinks:
             if sink.thread.is_alive():
                 _log.error("%s does not end, and is left behind", sink.name)
-        if self._handler is not None:
+        if self._handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
         if not any(thread.is_alive() for thread in self._threads):
             atexit.unregister(self._at_exit)
