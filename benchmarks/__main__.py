@@ -1,4 +1,4 @@
-"""`python -m benchmarks model lite`, `kernels`, `resources`, `tracking` and `pipeline`: tables on the screen, JSON with the machine's description."""
+"""`python -m benchmarks model lite`, `kernels`, `pipeline` and others: tables on the screen, JSON with the machine's description."""
 
 import json
 import os

@@ -73,7 +73,8 @@ class Fusion:
         if len(self._tracks) > TRACKS:
             del self._tracks[next(iter(self._tracks))]
         newest = crop.astype(np.float32)
-        found = register(past.mean, newest) if past.mean is not None and past.mean.shape == newest.shape else None
+        known = self.k > 1 and past.mean is not None and past.mean.shape == newest.shape
+        found = register(past.mean, newest) if known and past.mean is not None else None
         if found is None:
             past.crops.clear()
         past.crops.append((newest, np.zeros(3) if found is None else found, quality))

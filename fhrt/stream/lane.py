@@ -138,13 +138,16 @@ class Lane:
         self._steps: deque[_Step] = deque()
 
     @property
+    def finishing(self) -> bool:
+        """Whether `advance` would hand out a result."""
+        return bool(self._steps) and self._steps[0].done
+
+    @property
     def ready(self) -> bool:
         """Whether there is something to do."""
-        if self._steps and self._steps[0].done:
-            return True
         if self._held is not None:
-            return self._looked
-        return self.reader.waiting > 0 and self._room
+            return self.finishing or self._looked
+        return self.finishing or (self.reader.waiting > 0 and self._room)
 
     @property
     def ended(self) -> bool:
@@ -157,16 +160,16 @@ class Lane:
             queue_.close()
 
     def advance(self) -> None:
-        """Hands out results that are done, and brings one frame into the network."""
-        while self._steps and self._steps[0].done:
-            self._hand_out(self._steps.popleft())
-        if self._held is None and self._room:
-            frame = self.reader.take(0)
-            if frame is not None:
-                self._admit(frame)
-        elif self._held is not None and self._looked:
-            frame, self._held = self._held, None
-            self._follow(frame, started=perf_counter())
+        """Hands out the results that are done, or else brings one frame into the network."""
+        if self.finishing:
+            while self.finishing:
+                self._hand_out(self._steps.popleft())
+        elif (held := self._held) is not None:
+            if self._looked:
+                self._held = None
+                self._follow(held, perf_counter())
+        elif self._room and (frame := self.reader.take(0)) is not None:
+            self._admit(frame)
 
     @property
     def _looked(self) -> bool:

@@ -77,7 +77,7 @@ class Stream:
         self._batcher = Batcher(hallucinator.engine.run, self._wake, self._fail, max_wait=max_wait, coming=self._coming)
         self._results = Outlet(self._wake)
         self._sinks = [SinkThread(sink, self._wake) for sink in sinks]
-        self._lanes: list[Lane] = []  # the one first that was served longest ago
+        self._lanes: list[Lane] = []  # the one first that began a frame longest ago
         self._refreshed = -REFRESH
         workers = [threading.Thread(target=self._work, name="fhrt-worker", daemon=True) for _ in range(_workers())]
         self._threads = [self._looker.thread, self._batcher.thread, *workers]
@@ -221,19 +221,24 @@ class Stream:
             finally:
                 with self._changed:
                     lane.busy = False
+                    self._retire(lane)
                     self._changed.notify_all()
 
     def _next(self) -> Lane | None:
-        """Waits for a lane with work, the longest neglected first, and marks it busy; None at the end."""
+        """Waits for a lane with work and marks it busy; None at the end. New frames are begun in turn."""
         with self._changed:
             while not self._closed and self._error is None:
                 self._refresh()
-                for lane in self._lanes:
-                    if not lane.busy and lane.ready:
+                # What is begun is finished first: where there is too much to do, frames are fewer, but no older.
+                lane = next((lane for lane in self._lanes if not lane.busy and lane.finishing), None)
+                if lane is None:
+                    lane = next((lane for lane in self._lanes if not lane.busy and lane.ready), None)
+                    if lane is not None:
                         self._lanes.remove(lane)
                         self._lanes.append(lane)
-                        lane.busy = True
-                        return lane
+                if lane is not None:
+                    lane.busy = True
+                    return lane
                 if self._fixed and not self._lanes:
                     self._end()
                     return None
@@ -241,18 +246,22 @@ class Stream:
             return None
 
     def _refresh(self) -> None:
-        """Keeps the lanes to the sources that there are."""
-        for lane in [lane for lane in self._lanes if not lane.busy and lane.ended]:
-            self._lanes.remove(lane)
-            lane.close()
+        """Now and then keeps the lanes to the sources that there are."""
         if time.monotonic() - self._refreshed < REFRESH:
             return
         self._refreshed = time.monotonic()
+        for lane in list(self._lanes):
+            self._retire(lane)
         known = {lane.reader for lane in self._lanes}
         for reader in self._readers().values():
             if reader not in known and not reader.ended:
                 outlets = (self._results, *self._sinks)
                 self._lanes.append(Lane(reader, self._hallucinator, self._looker, self._batcher, outlets, **self._options))
+
+    def _retire(self, lane: Lane) -> None:
+        if not lane.busy and lane.ended and lane in self._lanes:
+            self._lanes.remove(lane)
+            lane.close()
 
     def _end(self) -> None:
         self._ended = True
