@@ -239,7 +239,7 @@ class Stream:
                 if lane is not None:
                     lane.busy = True
                     return lane
-                if self._fixed and not self._lanes:
+                if not self._lanes and self._all_ended():
                     self._end()
                     return None
                 self._changed.wait(REFRESH)
@@ -257,6 +257,10 @@ class Stream:
             if reader not in known and not reader.ended:
                 outlets = (self._results, *self._sinks)
                 self._lanes.append(Lane(reader, self._hallucinator, self._looker, self._batcher, outlets, **self._options))
+
+    def _all_ended(self) -> bool:
+        readers = self._readers().values()
+        return bool(readers) and all(reader.ended for reader in readers)  # cameras may yet be added to an empty list
 
     def _retire(self, lane: Lane) -> None:
         if not lane.busy and lane.ended and lane in self._lanes:

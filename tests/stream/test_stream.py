@@ -351,6 +351,13 @@ def test_a_list_of_cameras_is_kept_up_with(make, clips, minute, tmp_path: Path) 
     assert seen["door"] == 40 and seen["hall"] > 5
 
 
+def test_a_list_of_files_ends_with_them(make, clips, tmp_path: Path) -> None:
+    listed = tmp_path / "cameras.yaml"
+    listed.write_text(f"cameras: {{a: {clips[0]}, b: {{source: {clips[1]}, policy: budget=5}}}}\n")
+    found = by_source(make().stream(str(listed)))
+    assert {name: [one.number for one in results] for name, results in found.items()} == {"a": list(range(40)), "b": list(range(40))}
+
+
 def test_memory_stays_flat(make, minute) -> None:
     sizes = []
     process = psutil.Process()
