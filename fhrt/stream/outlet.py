@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -109,11 +109,17 @@ class Outlet:
 
 
 class SinkThread(Outlet):
-    """Writes to a sink, and closes it in the end. What it raises costs that result, and nothing else."""
+    """Writes to a sink, and closes it in the end. What it raises costs that result, and nothing else.
 
-    def __init__(self, sink: Sink, taken: Callable[[], None]) -> None:
+    It goes by the sink's ``name``, or its class's; others: names that are taken.
+    """
+
+    def __init__(self, sink: Sink, taken: Callable[[], None], others: Iterable[str] = ()) -> None:
         super().__init__(taken)
-        self.name = redact(getattr(sink, "name", None) or type(sink).__name__)
+        name, number = redact(getattr(sink, "name", None) or type(sink).__name__), 2
+        self.name = name
+        while self.name in others:
+            self.name, number = f"{name} ({number})", number + 1
         self.results = 0
         self.drops: Counter[tuple[str, str]] = Counter()
         self.problem = ""

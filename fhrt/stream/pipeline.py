@@ -76,7 +76,9 @@ class Stream:
         self._looker = Looker(hallucinator.detector, self._wake, self._fail)
         self._batcher = Batcher(hallucinator.engine.run, self._wake, self._fail, max_wait=max_wait, coming=self._coming)
         self._results = Outlet(self._wake)
-        self._sinks = [SinkThread(sink, self._wake) for sink in sinks]
+        self._sinks: list[SinkThread] = []
+        for sink in sinks:
+            self._sinks.append(SinkThread(sink, self._wake, [one.name for one in self._sinks]))
         self._lanes: list[Lane] = []  # the one first that began a frame longest ago
         self._refreshed = -REFRESH
         workers = [threading.Thread(target=self._work, name="fhrt-worker", daemon=True) for _ in range(_workers())]

@@ -22,11 +22,12 @@ LINE = re.compile(r'fhrt_[a-z]+_[a-z_]+(\{([a-z]+="(\\.|[^"\\])*",?)+\})? -?[0-9
 
 
 def test_metrics_tell_of_cameras_sinks_and_the_network(make, clips) -> None:
-    with make(detector=KnownDetector(2)).stream(clips[:2], sinks=[Kept(fails=lambda result: result.number == 3)]) as stream:
+    with make(detector=KnownDetector(2)).stream(clips[:2], sinks=[Kept(fails=lambda result: result.number == 3), Kept()]) as stream:
         for _ in stream:
             pass
         lines = exposed(stream).splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert len(values) == sum(not line.startswith("#") for line in lines), "no sample is there twice"
     assert all(LINE.fullmatch(line) for line in lines if not line.startswith("#")), lines
     families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(families) == len(set(families))
@@ -37,6 +38,7 @@ def test_metrics_tell_of_cameras_sinks_and_the_network(make, clips) -> None:
             for quantile in ("0.5", "0.95", "0.99"):
                 assert float(values[f'fhrt_camera_stage_seconds{{camera="{clip}",stage="{stage}",quantile="{quantile}"}}']) >= 0
     assert (values['fhrt_sink_results_total{sink="Kept"}'], values["fhrt_network_faces_total"]) == ("78", "160")
+    assert values['fhrt_sink_results_total{sink="Kept (2)"}'] == "80"
     assert (
         'fhrt_sink_write_seconds{sink="Kept",quantile="0.99"}' in values and 'fhrt_sink_age_seconds{sink="Kept",quantile="0.5"}' in values
     )
