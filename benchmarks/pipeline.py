@@ -89,7 +89,7 @@ def has_server() -> bool:
 
 
 def overhead(hallucinator: Hallucinator, clip: Path, *, detect_every: int, fuse: int, runs: int) -> Row:
-    """CPU time of a film under ``all``, and of decoding, detecting and the network by themselves on the same frames and batches.
+    """CPU seconds of a film under ``all``, and of decoding (to BGR), detecting and the network alone on the same frames and batches.
 
     share: median over the runs of what is left, as a part of these three. real_time: the film under ``latest``, at its own speed.
     """
@@ -102,32 +102,27 @@ def overhead(hallucinator: Hallucinator, clip: Path, *, detect_every: int, fuse:
         results = sum(1 for _ in hallucinator.stream(clip, policy="all", **options))
         whole = {"total": time.process_time() - before, "wall": time.monotonic() - start}
         hallucinator.engine = engine
-        alone = dict.fromkeys(("decode", "detect", "network"), 0.0)
+        alone = {}
+        before, frames, images = time.process_time(), 0, []
         with Reader(clip) as reader:
-            before = time.process_time()
-            while (frame := reader.take()) is not None:
-                alone["decode"] += time.process_time() - before
+            for frame in reader:
+                image, frames = frame.image, frames + 1
                 if frame.number % detect_every == 0:
-                    image = frame.image
-                    before = time.process_time()
-                    hallucinator.detector.detect(image)
-                    alone["detect"] += time.process_time() - before
-                before = time.process_time()
-        before = time.process_time()
-        for batch in batches:
-            engine.run(batch)
-        alone["network"] = time.process_time() - before
-        frames = frame_count(clip)
+                    images.append(image)
+        for name, call, inputs in (
+            ("decode", None, []),
+            ("detect", hallucinator.detector.detect, images),
+            ("network", engine.run, batches),
+        ):
+            for one in inputs:
+                call(one)
+            alone[name] = time.process_time() - before
+            before = time.process_time()
         left = whole["total"] - sum(alone.values())
         rounds.append({"frames": frames, "results": results, "faces": sum(map(len, batches)), **whole, **alone, "left": left})
     row: Row = {"clip": clip.name} | {name: float(np.median([one[name] for one in rounds])) for name in rounds[0]}
     row["share"] = float(np.median([one["left"] / (one["decode"] + one["detect"] + one["network"]) for one in rounds]))
     return row | {"real_time": _real_time(hallucinator, clip, options)}
-
-
-def frame_count(clip: Path) -> int:
-    with Reader(clip) as reader:
-        return sum(1 for _ in reader)
 
 
 def _real_time(hallucinator: Hallucinator, clip: Path, options: dict[str, int]) -> Row:

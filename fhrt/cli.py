@@ -155,7 +155,7 @@ def stream(
         str | None, typer.Option(help="latest, all or budget=SECONDS; latest for cameras and all for files when left out.")
     ] = None,
     detect_every: Annotated[int, typer.Option(min=1, help="Frames from one detection to the next; faces are tracked between.")] = 5,
-    fuse: Annotated[int, typer.Option(min=1, help="Crops of a face that are fused before the model; 1 is none.")] = 4,
+    fuse: Annotated[int, typer.Option(min=1, help="Frames of a face that are fused, before and after the model; 1: none.")] = 4,
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",

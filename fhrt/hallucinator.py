@@ -97,8 +97,9 @@ class Hallucinator:
 
         `sources`: what `fhrt.video.find_sources` takes, or a list of cameras (`.yaml`). `policy`: ``latest``, ``all`` or
         ``budget=SECONDS``; by default ``latest`` for cameras, ``all`` for files. `sinks`: get every result, too, each in a thread of its
-        own. `detect_every`: frames from one run of the detector to the next; faces are tracked between. `fuse`: crops of a track that
-        make one LR face. `max_wait`: seconds that a face may wait for others to share a batch. See `fhrt.stream.Stream`. Raises
+        own. `detect_every`: frames from one run of the detector to the next; faces are tracked between. `fuse`: frames of a track whose
+        crops make one LR face, and over which its SR faces are averaged; 1: none. `max_wait`: seconds that a face may wait for others to
+        share a batch. See `fhrt.stream.Stream`. Raises
         `BadInputError`, `BackendError` and `MissingExtraError` (PyAV before 18).
         """
         from fhrt.stream import Stream

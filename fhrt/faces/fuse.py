@@ -42,6 +42,8 @@ class Fused:
     """`[2, 3]`, its pixels to the newest frame's: the boxes' jitter is averaged, too."""
     quality: float
     """Of the newest crop."""
+    moved: Floats | None = None
+    """`[2, 3]`, pixels of the LR face before to this one's, between which the same part of the face lies; None where it began anew."""
 
 
 @dataclass
@@ -80,12 +82,14 @@ class Fusion:
         past.crops.append((newest, np.zeros(3) if found is None else found, quality))
         middle = np.mean([place for _, place, _ in past.crops], axis=0)
         past.crops = deque(((one, _relative(place, middle), weight) for one, place, weight in past.crops), self.k)
+        moved = None if found is None else _matrix(_half_size(middle), (newest.shape[0] // 2, newest.shape[1] // 2))
         past.mean = _mean(past.crops)
         lr: Crop = _halved(past.mean)
         if crop.dtype == np.uint8:
             lr = np.clip(np.rint(lr), 0, 255).astype(np.uint8)
-        moved = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
-        shot = Fused(lr, (moved @ [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]).astype(np.float32), quality)
+        placed = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
+        placed = placed @ [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]
+        shot = Fused(lr, placed.astype(np.float32), quality, None if moved is None else moved.astype(np.float32))
         if past.best is None or quality > past.best.quality:
             past.best = shot
         return shot
@@ -167,6 +171,11 @@ def _relative(place: Place, origin: Place) -> Place:
     (growth, x, y), (growth_0, x_0, y_0) = place.tolist(), origin.tolist()
     zoom = exp(growth - growth_0)
     return np.array([growth - growth_0, x - zoom * x_0, y - zoom * y_0])
+
+
+def _half_size(place: Place) -> Place:
+    """The same place between pictures of half the size."""
+    return place / (1, 2, 2)
 
 
 def _matrix(place: Place, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""One source's way from frames to results: detect now and then, track, crop, fuse, and put together what the network made."""
+"""One source's way from frames to results: detect now and then, track, crop, fuse, put together what the network made, and steady it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.faces.align import face_transform
 from fhrt.faces.detect import Detection, Detector
-from fhrt.faces.fuse import Fusion, crop_quality
+from fhrt.faces.fuse import Fused, Fusion, crop_quality
 from fhrt.faces.inputs import swap_channels
+from fhrt.faces.steady import Steadying
 from fhrt.faces.track import Track, Tracker
 from fhrt.hallucinator import Hallucinator, assemble, crop_faces
 from fhrt.results import Face, Result
@@ -26,6 +28,7 @@ from fhrt.video.policy import AHEAD
 
 DEPTH = 2  # frames of a source between tracker and result: one in the network, one that is ready for it
 REPLAYED = 8  # frames kept while the detector looks at an older one; when there are more, every second goes
+UNMOVED = np.eye(2, 3, dtype=np.float32)
 
 
 @dataclass
@@ -96,9 +99,8 @@ class _Step:
     seconds: dict[str, float]
     started: float
     job: Job | None = None
+    fused: list[Fused] = field(default_factory=list)
     lr: NDArray[np.float32] | None = None
-    transforms: NDArray[np.float32] | None = None
-    qualities: Sequence[float] = ()
 
     @property
     def done(self) -> bool:
@@ -131,7 +133,7 @@ class Lane:
         self._queues = [outlet.queue(reader) for outlet in outlets]
         self._detect_every = detect_every
         self._patient = reader.policy.name == "all"
-        self._tracker, self._fusion = Tracker(), Fusion(fuse)
+        self._tracker, self._fusion, self._steadying = Tracker(), Fusion(fuse), Steadying(fuse)
         self._look: Look | None = None
         self._unlooked = detect_every  # frames since the last one that the detector got
         self._held: Frame | None = None  # under `all`, the one that the detector looks at
@@ -226,21 +228,24 @@ class Lane:
         detections = [track.detection for track in step.tracks]
         batch, transforms = crop_faces(step.frame.image, detections, self._hallucinator.engine.card.input_size, "bgr", finer=2)
         crops = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
-        step.qualities = [crop_quality(crop, detection) for crop, detection in zip(crops, detections, strict=True)]
-        fused = [
-            self._fusion.update(track.track_id, crop, transform, quality)
-            for track, crop, transform, quality in zip(step.tracks, crops, transforms, step.qualities, strict=True)
+        step.fused = [
+            self._fusion.update(track.track_id, crop, transform, crop_quality(crop, track.detection))
+            for track, crop, transform in zip(step.tracks, crops, transforms, strict=True)
         ]
-        step.lr = np.ascontiguousarray(np.stack([one.lr for one in fused]).transpose(0, 3, 1, 2), np.float32)
-        step.transforms = np.stack([one.transform for one in fused])
+        step.lr = np.ascontiguousarray(np.stack([one.lr for one in step.fused]).transpose(0, 3, 1, 2), np.float32)
 
     def _hand_out(self, step: _Step) -> None:
         frame, color, begun = step.frame, self._hallucinator.color, perf_counter()
         faces: list[Face] = []
-        if step.job is not None and step.job.output is not None and step.lr is not None and step.transforms is not None:
-            faces = assemble([track.detection for track in step.tracks], step.lr, step.transforms, step.job.output, color)
-            for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
-                face.track_id, face.quality = track.track_id, quality
+        self._steadying.keep(step.track_ids)
+        if step.job is not None and step.job.output is not None and step.lr is not None:
+            output, transforms = step.job.output, np.stack([one.transform for one in step.fused])
+            faces = assemble([track.detection for track in step.tracks], step.lr, transforms, output, color)
+            for index, (face, track, fused) in enumerate(zip(faces, step.tracks, step.fused, strict=True)):
+                theta = None if output.theta is None else output.theta[index]
+                to_lr = face_transform(UNMOVED, theta, face.lr.shape[:2], face.sr.shape[:2])
+                face.sr = self._steadying.update(track.track_id, face.sr, to_lr, fused.moved)
+                face.track_id, face.quality = track.track_id, fused.quality
             step.seconds |= {"batch": step.job.waited, "model": step.job.took}
         step.seconds["assemble"] = perf_counter() - begun
         for stage in ("track", "crop", "batch", "model", "assemble") if faces else ("track",):
