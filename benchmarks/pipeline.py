@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -89,40 +89,52 @@ def has_server() -> bool:
 
 
 def overhead(hallucinator: Hallucinator, clip: Path, *, detect_every: int, fuse: int, runs: int) -> Row:
-    """CPU seconds of a film under ``all``, and of decoding (to BGR), detecting and the network alone on the same frames and batches.
+    """CPU seconds of a film under ``all``: decoding to BGR, detecting and the network by themselves, and what a stream spends beside.
 
-    share: median over the runs of what is left, as a part of these three. real_time: the film under ``latest``, at its own speed.
+    In the stream the detector's answers are played back: what its threads take differs from run to run by more than all the rest.
+    share: what is left, as a part of the three; medians over the runs. real_time: the film under ``latest``, at its own speed, for which
+    nothing is played back.
     """
-    engine, options = hallucinator.engine, {"detect_every": detect_every, "fuse": fuse}
+    detector, engine, options = hallucinator.detector, hallucinator.engine, {"detect_every": detect_every, "fuse": fuse}
     rounds: list[Row] = []
     for _ in range(runs):
-        batches: list[NDArray[np.float32]] = []
-        hallucinator.engine = _Recorded(engine, batches)
-        before, start = time.process_time(), time.monotonic()
-        results = sum(1 for _ in hallucinator.stream(clip, policy="all", **options))
-        whole = {"total": time.process_time() - before, "wall": time.monotonic() - start}
-        hallucinator.engine = engine
-        alone = {}
-        before, frames, images = time.process_time(), 0, []
+        lap = _laps()
+        frames, images = 0, []
         with Reader(clip) as reader:
             for frame in reader:
                 image, frames = frame.image, frames + 1
                 if frame.number % detect_every == 0:
                     images.append(image)
-        for name, call, inputs in (
-            ("decode", None, []),
-            ("detect", hallucinator.detector.detect, images),
-            ("network", engine.run, batches),
-        ):
-            for one in inputs:
-                call(one)
-            alone[name] = time.process_time() - before
-            before = time.process_time()
-        left = whole["total"] - sum(alone.values())
-        rounds.append({"frames": frames, "results": results, "faces": sum(map(len, batches)), **whole, **alone, "left": left})
-    row: Row = {"clip": clip.name} | {name: float(np.median([one[name] for one in rounds])) for name in rounds[0]}
-    row["share"] = float(np.median([one["left"] / (one["decode"] + one["detect"] + one["network"]) for one in rounds]))
-    return row | {"real_time": _real_time(hallucinator, clip, options)}
+        decode = lap()
+        found = [detector.detect(image) for image in images]
+        detect = lap()
+        batches: list[NDArray[np.float32]] = []
+        hallucinator.detector, hallucinator.engine = _PlayedBack(found), _Recorded(engine, batches)
+        lap()
+        results = sum(1 for _ in hallucinator.stream(clip, policy="all", **options))
+        stream = lap()
+        hallucinator.detector, hallucinator.engine = detector, engine
+        for batch in batches:
+            engine.run(batch)
+        network = lap()
+        left = stream - decode - network
+        row = {"frames": frames, "results": results, "faces": sum(map(len, batches)), "decode": decode, "detect": detect}
+        rounds.append(row | {"network": network, "left": left, "share": left / (decode + detect + network)})
+    medians = {name: float(np.median([one[name] for one in rounds])) for name in rounds[0]}
+    return {"clip": clip.name, **medians, "real_time": _real_time(hallucinator, clip, options)}
+
+
+def _laps() -> Callable[[], float]:
+    """CPU seconds of the whole process since the last call."""
+    before = time.process_time()
+
+    def lap() -> float:
+        nonlocal before
+        now = time.process_time()
+        took, before = now - before, now
+        return took
+
+    return lap
 
 
 def _real_time(hallucinator: Hallucinator, clip: Path, options: dict[str, int]) -> Row:
@@ -131,6 +143,16 @@ def _real_time(hallucinator: Hallucinator, clip: Path, options: dict[str, int]) 
         ages = [result.latency or 0.0 for result in stream]
         camera = stream.cameras()[0]
     return {"wall": time.monotonic() - start, "results": len(ages), "drops": camera.drops, "age_ms": _percentiles(ages)}
+
+
+class _PlayedBack:
+    """A detector whose answers are known."""
+
+    def __init__(self, found: list[list[Detection]]) -> None:
+        self._found = iter(found)
+
+    def detect(self, frame_bgr: NDArray[np.uint8]) -> list[Detection]:
+        return next(self._found)
 
 
 class _Recorded:

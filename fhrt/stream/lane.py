@@ -167,9 +167,9 @@ class Lane:
             while self.finishing:
                 self._hand_out(self._steps.popleft())
         elif (held := self._held) is not None:
-            if self._looked:
+            if self._look is not None and self._looked:
                 self._held = None
-                self._follow(held, perf_counter())
+                self._follow(held, perf_counter() - self._look.took)
         elif self._room and (frame := self.reader.take(0)) is not None:
             self._admit(frame)
 
@@ -187,10 +187,10 @@ class Lane:
         started = perf_counter()
         frame.image  # noqa: B018 - converted here, not where it would count as tracking
         self.reader.health.record("convert", perf_counter() - started)
-        if not self._patient and self._look is not None and self._look.detections is not None:
-            self._tracker = self._look.replay()
-            self.reader.health.record("detect", self._look.took)
-            self._look = None
+        if not self._patient and self._look is not None and self._looked:
+            look, self._look = self._look, None
+            self.reader.health.record("detect", look.took)
+            self._tracker = look.replay()
         self._unlooked += 1
         if self._look is None and self._unlooked >= self._detect_every:
             self._unlooked = 0

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -86,6 +87,7 @@ class Stream:
         self._started = self._closed = False
         self._ended = False  # by itself, every source being at its end
         self._error: Exception | None = None
+        self._given_up: dict[str, str] = {}  # source → the last error that cost it a frame
         self._handler: Any = None
 
     def start(self) -> Stream:
@@ -144,8 +146,8 @@ class Stream:
     def __iter__(self) -> Iterator[Result]:
         """The results of all sources, each source's in order.
 
-        At the end of all sources waits for the sinks, then raises SourceError for files that could not be read, or what a sink failed with
-        in the end. Raises at once what the detector or the network raised.
+        At the end of all sources waits for the sinks, then raises SourceError for files that could not be read, frames that were given up,
+        and sinks that failed to the end. Raises at once what the detector or the network raised.
         """
         started_here = not self._started
         if started_here:
@@ -192,6 +194,7 @@ class Stream:
         for sink in self._sinks:
             sink.thread.join()
         lost = [str(reader.error) for reader in self._readers().values() if reader.error is not None]
+        lost += [f"{name}: frames were given up, {line}" for name, line in self._given_up.items()]
         lost += [f"{sink.name}: {sink.problem}" for sink in self._sinks if sink.problem]
         if lost:
             raise SourceError(lost[0] if len(lost) == 1 else f"{lost[0]} (and {len(lost) - 1} more)")
@@ -214,12 +217,20 @@ class Stream:
         self._results.close(discard=True)
         self._wake()
 
+    def _give_up(self, reader: Reader, error: Exception) -> None:
+        """A frame is lost to an error, which is logged where it is new."""
+        reader.health.drop("failed")
+        name, line = reader.source.name, f"{type(error).__name__}: {' '.join(redact(error).split())}"
+        if self._given_up.get(name) != line:
+            _log.error("%s: a frame is given up: %s", name, redact("".join(traceback.format_exception(error))))
+        self._given_up[name] = line
+
     def _work(self) -> None:
         while (lane := self._next()) is not None:
             try:
                 lane.advance()
-            except Exception as error:
-                self._fail(error)
+            except Exception as error:  # whatever it is: it was that source's frame, and the others go on
+                self._give_up(lane.reader, error)
             finally:
                 with self._changed:
                     lane.busy = False

@@ -229,6 +229,24 @@ def test_what_the_network_or_the_detector_raises_ends_the_stream(make, clips, wh
     assert sink.closed == 1 and not threads()
 
 
+def test_an_error_of_one_source_costs_its_frames_only(make, clips, caplog) -> None:
+    class Wild(KnownDetector):
+        def detect(self, frame_bgr):
+            if frame_bgr.shape[0] > 240:
+                return [Detection((60.0, 60.0, 20.0, 20.0), 0.9)]  # inverted
+            return super().detect(frame_bgr)
+
+    wild = write_video(clips[0].parent / "wild.mp4", 20, size=(320, 480), draw=still)
+    results = []
+    with pytest.raises(SourceError, match=r"wild\.mp4: frames were given up, BadInputError: a detection must"):
+        for result in make(detector=Wild()).stream([wild, clips[0]]):
+            results.append(result)
+    found = by_source(results)
+    assert [one.number for one in found[str(clips[0])]] == list(range(40))
+    assert [one.number for one in found[str(wild)]] == [number for number in range(20) if number % 5]
+    assert sum("given up" in record.message for record in caplog.records) == 1, "the same error is logged once"
+
+
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("fhrt")]
 
