@@ -293,6 +293,17 @@ def test_a_sink_that_hangs_does_not_hold_up_the_end(make, minute, caplog) -> Non
     assert any("Hangs does not end" in record.message for record in caplog.records)
 
 
+def test_a_detector_that_is_busy_does_not_hold_up_the_end(make, minute) -> None:
+    detector, sink = KnownDetector(seconds=4), Kept()
+    start = time.monotonic()
+    for _ in make(detector=detector).stream(minute, policy="latest", sinks=[sink]):
+        break
+    gc.collect()
+    assert time.monotonic() - start < 3.5 and sink.closed == 1 and threads() == ["fhrt-detect"]
+    wait_for(lambda: not threads(), 10)
+    assert detector.calls == 1
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -421,9 +432,11 @@ def test_a_dying_camera_stops_nobody_and_comes_back(make, units: Path, caplog) -
             dying.start()
             wait_for(lambda: bool(results[names[1]]) and results[names[1]][-1] > killed + 1, 20)
             assert stream.cameras()[1].reconnects >= 1
+            good.freeze()  # a camera that hangs
             start = time.monotonic()
             stream.close()
             assert time.monotonic() - start < 3
+            good.thaw()
             reader.join(5)
             assert not reader.is_alive()
         said = " ".join([caplog.text, repr(stream.cameras()), *names])
