@@ -112,15 +112,17 @@ def register(reference: Floats, crop: Floats) -> Place | None:
 
     Inverse-compositional Lucas-Kanade for a shift and a scale, with the crop's brightness and contrast free.
     """
-    target = reference @ GREY
-    height, width = target.shape
+    height, width = reference.shape[:2]
     weight = _focus(height, width)
-    gradient_y, gradient_x = np.gradient(target)
-    growth = gradient_x * (np.arange(width, dtype=np.float32) - (width - 1) / 2)
-    growth += gradient_y * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
-    columns = np.stack([part.ravel() for part in (growth, gradient_x, gradient_y, target, np.ones_like(target))], 1)
-    weighted = columns.T * weight
-    square = (weighted @ columns).astype(np.float64)
+    y, x = (np.arange(length, dtype=np.float32) - (length - 1) / 2 for length in (height, width))
+    rows = np.ones((5, height * width), np.float32)
+    growth, gradient_x, gradient_y, target, _ = rows.reshape(5, height, width)
+    np.matmul(reference, GREY, out=target)
+    cv2.Sobel(target, cv2.CV_32F, 1, 0, gradient_x, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    cv2.Sobel(target, cv2.CV_32F, 0, 1, gradient_y, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    growth[:] = gradient_x * x + gradient_y * y[:, None]
+    weighted = rows * weight
+    square = (weighted @ rows.T).astype(np.float64)
     # The ridge keeps the face still where nothing tells: in a flat crop, or along edges that all run the same way.
     inverse = np.linalg.inv(square + 1e-6 * np.trace(square) * np.eye(5))
     grey = crop @ GREY
@@ -136,8 +138,8 @@ def register(reference: Floats, crop: Floats) -> Place | None:
             return None
         if np.abs(step[1:]).max() < STILL:
             break
-    rest = shown - columns @ solution
-    spread = shown - np.average(shown, weights=weight)
+    rest = shown - solution @ rows
+    spread = shown - (weight @ shown) / weight.sum()
     return None if (weight * rest) @ rest > UNLIKE * ((weight * spread) @ spread) else place
 
 

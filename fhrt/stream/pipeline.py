@@ -26,7 +26,7 @@ from fhrt.video.reader import stop_all
 if TYPE_CHECKING:
     from fhrt.stream.sinks import Sink
 
-WORKERS = 4  # threads that track and crop, or as many as there are cores: most of it holds Python's lock
+WORKERS = 2  # threads that track and crop: most of that holds Python's lock, so more would only wait for it
 REFRESH = 0.25  # seconds between looks at a list of cameras
 STOP = 1.7  # seconds that `close` waits at most, cameras and sinks together
 
