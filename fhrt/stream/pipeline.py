@@ -42,8 +42,8 @@ class Stream:
 
     A frame's thread goes like this: its source's reader decodes it; a worker tracks, crops and fuses its faces (`Lane`), while the
     detector's thread looks at every `detect_every`-th frame (`Looker`); the network's thread takes faces of all sources (`Batcher`); a
-    worker puts the result together and hands it to each user (`Outlet`), whose queue obeys the source's policy. Nothing here waits for a
-    queue with room: under ``all`` a source's next frame is only begun when there is.
+    worker puts the result together and hands it to each user (`Outlet`), whose queue obeys the source's policy. Nothing here waits for
+    room in a queue: under ``all`` a source's next frame is only begun when there is some.
     """
 
     def __init__(
