@@ -98,7 +98,7 @@ def test_follow_tells_what_came_of_it(make, clips) -> None:
 
 def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
     clip = write_video(tmp_path / "clip.mp4", 6, draw=still)
-    done = CliRunner().invoke(app, ["stream", str(clip), "--fuse", "2", "--detect-every", "3", "--threads", "1", "--log-json"])
+    done = CliRunner().invoke(app, ["stream", str(clip), "--fuse", "2", "--detect-every", "3", "--detector", "haar", "--log-json"])
     assert done.exit_code == 0, done.output
     assert re.search(r"^6 frames with \d+ faces in [0-9.]+ s, 0 dropped$", done.stdout, re.MULTILINE)
     for line in done.stderr.splitlines():

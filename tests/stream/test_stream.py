@@ -56,7 +56,7 @@ def test_the_faces_are_those_of_the_frame(tmp_path: Path) -> None:
         picture = cv2.imread(str(path))[:480, :640]
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
-    hallucinator = Hallucinator("lite", threads=1)
+    hallucinator = Hallucinator("lite", detector="haar", threads=1)
     expected = hallucinator.run(picture)
     assert len(expected.faces) >= 3
     results = list(hallucinator.stream(str(tmp_path), detect_every=1, fuse=1))
