@@ -115,5 +115,5 @@ def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
     ],
 )
 def test_the_command_refuses_in_one_line(clips, arguments: list[str], said: str) -> None:
-    done = CliRunner().invoke(app, ["stream", *(one.format(clip=clips[0]) for one in arguments)])
+    done = CliRunner().invoke(app, ["stream", "--detector", "haar", *(one.format(clip=clips[0]) for one in arguments)])
     assert done.exit_code == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
