@@ -170,12 +170,12 @@ def stream(
     from fhrt.hallucinator import Hallucinator
     from fhrt.stream.command import follow, logging_to, open_sinks
 
-    with logging_to(err, as_json=log_json):
+    with logging_to(err, as_json=log_json) as say:
         options = {"backend": backend, "precision": precision, "detector": detector, "max_face": max_face, "threads": threads}
         hallucinator = Hallucinator(model, color=color, **options)  # type: ignore[arg-type]
         named = sources[0] if len(sources) == 1 else sources
         live = hallucinator.stream(named, policy=policy, sinks=open_sinks(output or [], named, paste), detect_every=detect_every, fuse=fuse)
-        out.print(follow(live, err, status=status, metrics=metrics), highlight=False, soft_wrap=True, markup=False)
+        follow(live, say, status=err if status else None, metrics=metrics)
 
 
 models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that are installed, or add one.")

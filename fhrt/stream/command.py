@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,30 +26,30 @@ if TYPE_CHECKING:
 COLOURS = {State.LIVE: "green", State.CONNECTING: "yellow", State.ENDED: "dim"}
 
 
-def follow(stream: Stream, err: Console, *, status: bool = False, metrics: str | None = None) -> str:
-    """Runs a stream to its end or to Ctrl-C; returns one line that says what came of it.
+def follow(stream: Stream, say: Callable[[str], None], *, status: Console | None = None, metrics: str | None = None) -> None:
+    """Runs a stream to its end or to Ctrl-C, and says what came of it in one line.
 
-    metrics: see MetricsServer. Raises what iterating over the stream raises.
+    status: where its table is shown meanwhile. metrics: see MetricsServer. Raises what iterating over the stream raises.
     """
     results = faces = 0
     start = time.monotonic()
     with ExitStack() as stack:
         if metrics is not None:
             server = stack.enter_context(MetricsServer(stream, metrics))
-            err.print(f"metrics at http://{server.address}/metrics", highlight=False, soft_wrap=True)
-        if status:
-            stack.enter_context(Live(get_renderable=lambda: status_table(stream), console=err, refresh_per_second=1, transient=True))
+            say(f"metrics at http://{server.address}/metrics")
+        if status is not None:
+            stack.enter_context(Live(get_renderable=lambda: status_table(stream), console=status, refresh_per_second=1, transient=True))
         stack.enter_context(stream)
         try:
             for result in stream:
                 results, faces = results + 1, faces + len(result.faces)
         except KeyboardInterrupt:
-            err.print("stopping", highlight=False)
+            say("stopping")
     took = time.monotonic() - start
     dropped = sum(sum(camera.drops.values()) for camera in stream.cameras())
     line = f"{results} frames with {faces} faces in {took:.1f} s, {dropped} dropped"
     problems = [f"{sink.name}: {sink.problem}" for sink in stream.sinks() if sink.problem]
-    return "; ".join([line, *problems])
+    say("; ".join([line, *problems]))
 
 
 def open_sinks(outputs: Sequence[str], sources: str | list[str], paste: int | None) -> list[Sink]:
@@ -82,8 +83,11 @@ def status_table(stream: Stream) -> Table:
 
 
 @contextmanager
-def logging_to(err: Console, *, as_json: bool) -> Iterator[None]:
-    """fhrt's log lines on stderr: warnings in plain words, or everything from info on as a JSON object a line."""
+def logging_to(err: Console, *, as_json: bool) -> Iterator[Callable[[str], None]]:
+    """fhrt's log lines on stderr: warnings in plain words, or everything from info on as a JSON object a line.
+
+    Yields what puts a line of one's own among them: outputs may have standard output for themselves.
+    """
     handler: logging.Handler
     if as_json:
         handler = logging.StreamHandler()
@@ -96,7 +100,7 @@ def logging_to(err: Console, *, as_json: bool) -> Iterator[None]:
     logger.setLevel(logging.INFO if as_json else logging.WARNING)
     logger.propagate = False
     try:
-        yield
+        yield logger.info if as_json else partial(err.print, highlight=False, markup=False, soft_wrap=True)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
