@@ -1,4 +1,4 @@
-"""`python -m benchmarks model lite`, `kernels`, `resources` and `tracking`: tables on the screen, JSON with the machine's description."""
+"""`python -m benchmarks model lite`, `kernels`, `pipeline` and others: tables on the screen, JSON with the machine's description."""
 
 import json
 import os
@@ -162,6 +162,48 @@ def tracking(
     stages = "  ".join(f"{name.removesuffix('_ms')} {_milliseconds(each)}" for name, each in times.items() if name.endswith("_ms"))
     out.print(f"ms per frame of {times['faces']} faces: {stages}", highlight=False, soft_wrap=True)
     _write(json_file, "tracking", {"scenes": scenes, "runs": runs, "warmup": warmup}, rows, fusion=fused, films=films, times=times)
+
+
+@app.command()
+def pipeline(
+    cameras: Annotated[list[int], typer.Option(min=1, help="Cameras at once; repeatable.")] = [1, 4, 16, 32],  # noqa: B006
+    seconds: Annotated[float, typer.Option(min=1, help="Measured, of each number of cameras.")] = 20,
+    stub: Annotated[float | None, typer.Option(help="Instead of the network: a pause of so many ms per batch.")] = None,
+    stub_detector: Annotated[float | None, typer.Option(help="Instead of the detector: a pause of so many ms per frame.")] = None,
+    faces: Annotated[int, typer.Option(min=0, help="That the stub detector finds in each frame.")] = 2,
+    clip: Annotated[Path | None, typer.Option(help="Measure the overhead on this film instead of cameras.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Of the film.")] = 3,
+    name: Annotated[str, typer.Option("--model", help="A shipped model or a bundle folder.")] = "lite",
+    detector: Annotated[str, typer.Option(help="As in `fhrt stream`.")] = "auto",
+    detect_every: Annotated[int, typer.Option(min=1, help="As in `fhrt stream`.")] = 5,
+    fuse: Annotated[int, typer.Option(min=1, help="As in `fhrt stream`.")] = 4,
+    files: Annotated[bool, typer.Option("--files", help="Files played at their own speed, though the RTSP server is there.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Frame age, drops and CPU of many cameras in one stream; or the CPU time of a film beside decoding, detecting and the network."""
+    from benchmarks import pipeline as streamed
+    from fhrt.hallucinator import Hallucinator
+
+    options = {"detect_every": detect_every, "fuse": fuse}
+    conditions = {"model": name, "detector": detector, "stub_ms": stub, "stub_detector_ms": stub_detector, **options}
+    try:
+        hallucinator = Hallucinator(
+            name, detector=detector if stub_detector is None else streamed.StubDetector(faces, stub_detector / 1000)
+        )
+        if stub is not None:
+            hallucinator.engine = streamed.StubEngine(hallucinator.engine.card, stub / 1000)
+        if clip is not None:
+            rows = [streamed.overhead(hallucinator, clip, **options, runs=runs)]
+            conditions["runs"] = runs
+        else:
+            conditions |= {"seconds": seconds, "faces": faces if stub_detector is not None else None}
+            rows = list(streamed.cameras(hallucinator, cameras, seconds, server=not files and streamed.has_server(), **options))
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    for row in rows:
+        out.print_json(data=row, indent=None)
+    _write(json_file, "pipeline", conditions, rows)
 
 
 def _milliseconds(times: dict[str, float]) -> str:

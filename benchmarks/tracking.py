@@ -18,6 +18,7 @@ from benchmarks.scenes import FPS, Scene, backdrop, film
 from fhrt.faces.align import crop_transform, face_transform
 from fhrt.faces.detect import BOX_ASPECT, Box, Detection, HaarDetector
 from fhrt.faces.fuse import Fusion
+from fhrt.faces.steady import Steadying
 from fhrt.faces.track import Track, Tracker
 from fhrt.metrics import psnr
 from fhrt.ops import face_crop, to_image
@@ -132,7 +133,8 @@ def between(video: Path, every: int) -> list[Row]:
 
 
 def fusion(data: Path, lengths: Sequence[int], scenes: int, model: str = "lite") -> list[Row]:
-    """A row per camera, kind of boxes and k: mean PSNR of the SR faces as they are and moved to the truth's place, and their flicker.
+    """A row per camera, kind of boxes, k, and k of `Steadying`: mean PSNR of the SR faces as they are and moved to the truth's place, and
+    their flicker.
 
     Boxes are the truth's, a detector's in every frame (`JITTER`), or a `Tracker`'s that sees the detector's every fifth frame. Flicker:
     root of the variance over the frames `SHOWN`, grey levels. best_of_frames: mean of each track's best PSNR
@@ -149,12 +151,10 @@ def fusion(data: Path, lengths: Sequence[int], scenes: int, model: str = "lite")
             made.append((scene, np.flatnonzero(scene.visible.all(0)), tight(faces[18 * seed :][:18])))
         for kind in ("true", "detected", "tracked"):
             boxed = [_boxes(scene, kept, kind) for scene, kept, _ in made]
-            for k in lengths:
-                scores = [_fused(engine, *each, boxes, k) for each, boxes in zip(made, boxed, strict=True)]
-                names = scores[0]
-                rows.append(
-                    {"camera": camera, "boxes": kind, "k": k, **{n: float(np.concatenate([s[n] for s in scores]).mean()) for n in names}}
-                )
+            for k, steady in [(length, steady) for length in lengths for steady in sorted({1, length})]:
+                scores = [_fused(engine, *each, boxes, k, steady) for each, boxes in zip(made, boxed, strict=True)]
+                means = {name: float(np.concatenate([score[name] for score in scores]).mean()) for name in scores[0]}
+                rows.append({"camera": camera, "boxes": kind, "k": k, "steady": steady, **means})
     return rows
 
 
@@ -242,17 +242,22 @@ def _fused(
     hr: NDArray[np.uint8],
     boxes: NDArray[np.float64],
     k: int,
+    steady: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """PSNR, PSNR in place, flicker, flicker in place of each kept face."""
-    fusing = Fusion(k)
+    """PSNR, PSNR in place, flicker, flicker in place of each kept face; steady: k of Steadying."""
+    fusing, steadying = Fusion(k), Steadying(steady)
     shown, placed = [], []
-    for at in range(SHOWN.start - k, SHOWN.stop):
+    for at in range(SHOWN.start - 2 * k, SHOWN.stop):
         fused = [fusing.update(number, *each) for number, each in enumerate(zip(*_crops(scene.frames[at], boxes[at]), strict=True))]
+        output = engine.run(np.ascontiguousarray(np.stack([one.lr for one in fused]).transpose(0, 3, 1, 2)))
+        thetas = [None] * len(kept) if output.theta is None else output.theta
+        to_lr = [face_transform(np.eye(2, 3, dtype=np.float32), theta, (16, 16), (128, 128)) for theta in thetas]
+        moved = [one.moved for one in fused]
+        pictures = np.stack(
+            [steadying.update(n, *each) for n, each in enumerate(zip(to_image(output.sr), to_lr, moved, strict=True))],
+        )
         if at not in SHOWN:
             continue
-        output = engine.run(np.ascontiguousarray(np.stack([one.lr for one in fused]).transpose(0, 3, 1, 2)))
-        pictures = to_image(output.sr)
-        thetas = [None] * len(kept) if output.theta is None else output.theta
         truth = [cv2.invertAffineTransform(transform) for transform in scene.to_frame[at, kept]]
         shown.append(pictures)
         placed.append(

@@ -147,6 +147,41 @@ def demo(
     out.print(f"{len(result.faces)} faces in {took} -> {output}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def stream(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Cameras, videos, folders, or a cameras.yaml.", show_default=False)
+    ],
+    output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Where results go; repeatable.")] = None,
+    paste: Annotated[int | None, typer.Option(min=1, help="Faces in place in the frame, enlarged so many times, in videos.")] = None,
+    model: Model = "lite",
+    policy: Annotated[
+        str | None, typer.Option(help="latest, all or budget=SECONDS; latest for cameras and all for files when left out.")
+    ] = None,
+    detect_every: Annotated[int, typer.Option(min=1, help="Frames from one detection to the next; faces are tracked between.")] = 5,
+    fuse: Annotated[int, typer.Option(min=1, help="Frames of a face that are fused, before and after the model; 1: none.")] = 4,
+    max_face: MaxFace = 48,
+    detector: DetectorName = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    threads: Threads = None,
+    color: Annotated[str, typer.Option(help="Channel order of the pictures that outputs get: bgr or rgb.")] = "bgr",
+    status: Annotated[bool, typer.Option("--status", help="Show how each camera does.")] = False,
+    metrics: Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics, on 127.0.0.1 by default.")] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log to stderr, a JSON object per line.")] = False,
+) -> None:
+    """Hallucinate the faces of cameras and videos, live, until all have ended or Ctrl-C."""
+    from fhrt.hallucinator import Hallucinator
+    from fhrt.stream.command import follow, logging_to, open_sinks
+
+    with logging_to(err, as_json=log_json) as say:
+        options = {"backend": backend, "precision": precision, "detector": detector, "max_face": max_face, "threads": threads}
+        hallucinator = Hallucinator(model, color=color, **options)  # type: ignore[arg-type]
+        named = sources[0] if len(sources) == 1 else sources
+        live = hallucinator.stream(named, policy=policy, sinks=open_sinks(output or [], named, paste), detect_every=detect_every, fuse=fuse)
+        follow(live, say, status=err if status else None, metrics=metrics)
+
+
 models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that are installed, or add one.")
 app.add_typer(models_app, name="models")
 

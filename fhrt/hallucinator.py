@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +14,14 @@ import fhrt.runtime
 from fhrt.errors import BadInputError
 from fhrt.faces.align import CROP_MARGIN, crop_transform, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
-from fhrt.faces.inputs import Color, as_boxes, as_frame, swap_channels
+from fhrt.faces.inputs import Color, Picture, as_boxes, as_frame, swap_channels
 from fhrt.ops import face_crop, to_image
 from fhrt.results import Face, Result
+from fhrt.runtime import Output
+
+if TYPE_CHECKING:
+    from fhrt.stream import Stream
+    from fhrt.stream.sinks import Sink
 
 
 class Hallucinator:
@@ -64,35 +70,41 @@ class Hallucinator:
         small = [detection for detection in detections if detection.width <= self.max_face]
         detected = perf_counter()
 
-        lr_size, sr_size = self.engine.card.input_size, self.engine.card.output_size
-        margin = CROP_MARGIN.get(lr_size, 1.0)
-        crops = [crop_transform(one.box, lr_size, eyes=one.eyes, margin=margin) for one in small]
         timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
         faces: list[Face] = []
         if small:
-            batch = face_crop(frame, np.stack(crops), lr_size, 127.5, 127.5)
-            if self.color == "bgr":
-                batch = np.ascontiguousarray(batch[:, ::-1])
+            batch, transforms = crop_faces(frame, small, self.engine.card.input_size, self.color)
             cropped = perf_counter()
             output = self.engine.run(batch)
             ran = perf_counter()
-            lr, sr = self._pictures(batch), self._pictures(output.sr)
-            for index, detection in enumerate(small):
-                theta = None if output.theta is None else output.theta[index]
-                faces.append(
-                    Face(
-                        box=detection.box,
-                        score=detection.score,
-                        lr=lr[index],
-                        sr=sr[index],
-                        transform=face_transform(crops[index], theta, lr_size, sr_size),
-                        heatmaps=None if output.heatmaps is None else output.heatmaps[index],
-                    )
-                )
+            faces = assemble(small, batch, transforms, output, self.color)
             timings |= {"crop": cropped - detected, "model": ran - cropped, "assemble": perf_counter() - ran}
         timings["total"] = perf_counter() - start
         milliseconds = {stage: seconds * 1000 for stage, seconds in timings.items()}
         return Result(frame, faces, milliseconds, self.color, skipped=len(detections) - len(small))
+
+    def stream(
+        self,
+        sources: Iterable[str | int | Path] | str | int | Path,
+        *,
+        policy: str | None = None,
+        sinks: Sequence[Sink] = (),
+        detect_every: int = 5,
+        fuse: int = 4,
+        max_wait: float = 0.005,
+    ) -> Stream:
+        """The results of cameras and videos, frame by frame, for as long as they go on: `for result in hallucinator.stream("rtsp://…")`.
+
+        `sources`: what `fhrt.video.find_sources` takes, or a list of cameras (`.yaml`). `policy`: ``latest``, ``all`` or
+        ``budget=SECONDS``; by default ``latest`` for cameras, ``all`` for files. `sinks`: get every result, too, each in a thread of its
+        own. `detect_every`: frames from one run of the detector to the next; faces are tracked between. `fuse`: frames of a track whose
+        crops make one LR face, and over which its SR faces are averaged; 1: none. `max_wait`: seconds that a face may wait for others to
+        share a batch. See `fhrt.stream.Stream`. Raises
+        `BadInputError`, `BackendError` and `MissingExtraError` (PyAV before 18).
+        """
+        from fhrt.stream import Stream
+
+        return Stream(self, sources, policy=policy, sinks=sinks, detect_every=detect_every, fuse=fuse, max_wait=max_wait)
 
     def hallucinate(self, lr: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """LR faces uint8 `[N, h, w, 3]` to SR faces uint8 `[N, H, W, 3]`, in the channel order `color`.
@@ -109,9 +121,44 @@ class Hallucinator:
             return np.empty((0, *self.engine.card.output_size, 3), np.uint8)
         rgb = lr if self.color == "rgb" else lr[..., ::-1]
         batch = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        return self._pictures(self.engine.run(batch).sr)
+        return _pictures(self.engine.run(batch).sr, self.color)
 
-    def _pictures(self, tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
-        pictures = to_image(tensor)
-        return pictures if self.color == "rgb" else swap_channels(pictures)
+
+def crop_faces(
+    frame: Picture, detections: Sequence[Detection], size: tuple[int, int], color: Color, finer: int = 1
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a network whose LR faces are of `size` (h, w) sees of a frame `[H, W, 3]`, with `finer` times its rows and columns.
+
+    Returns `[N, 3, h, w]` float32 RGB in [-1, 1], and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at least 1.
+    """
+    height, width = size
+    finer_size, margin = (finer * height, finer * width), CROP_MARGIN.get(size, 1.0)
+    transforms = np.stack([crop_transform(one.box, finer_size, eyes=one.eyes, margin=margin) for one in detections])
+    batch = face_crop(frame, transforms, finer_size, 127.5, 127.5)
+    return (np.ascontiguousarray(batch[:, ::-1]) if color == "bgr" else batch), transforms
+
+
+def assemble(
+    detections: Sequence[Detection], batch: NDArray[np.float32], transforms: NDArray[np.float32], output: Output, color: Color
+) -> list[Face]:
+    """The faces that a network made of `batch` `[N, 3, h, w]`, with `transforms` `[N, 2, 3]` from its pixels to the frame's."""
+    lr, sr = _pictures(batch, color), _pictures(output.sr, color)
+    return [
+        Face(
+            box=detection.box,
+            score=detection.score,
+            lr=lr[index],
+            sr=sr[index],
+            transform=face_transform(
+                transforms[index], None if output.theta is None else output.theta[index], lr.shape[1:3], sr.shape[1:3]
+            ),
+            heatmaps=None if output.heatmaps is None else output.heatmaps[index],
+        )
+        for index, detection in enumerate(detections)
+    ]
+
+
+def _pictures(tensor: NDArray[np.float32], color: Color) -> NDArray[np.uint8]:
+    """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
+    pictures = to_image(tensor)
+    return pictures if color == "rgb" else swap_channels(pictures)

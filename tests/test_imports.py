@@ -20,7 +20,8 @@ ARROWS = {
     "bench": {"runtime"},
     "protocols": {"hallucinator", "faces", "metrics", "runtime", "ops", "resample", "machine", "files"},
     "video": {"faces", "ops", "files"},
-    "hallucinator": {"faces", "runtime", "ops", "results"},
+    # `Hallucinator.stream` alone points back, inside the method: users find it there, and pictures need no cameras.
+    "hallucinator": {"faces", "runtime", "ops", "results", "stream"},
     "results": {"faces", "runtime", "ops", "files"},
     "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops", "files"},
     "models": {"ops", "resample"},

@@ -24,7 +24,8 @@ Floats = NDArray[np.float32]
 Crop = NDArray[np.uint8] | NDArray[np.float32]
 Place = NDArray[np.float64]  # logarithm of the scale, x, y (pixels) about the middle: where a crop shows what the common one shows
 
-STEPS = 5  # of the registration; it mostly stands still after three
+STEPS = 5  # of the registration at most; it mostly stands still after three,
+STILL = 0.04  # pixels per step: to go on from there gains nothing that PSNR would show
 FOCUS = 0.6  # standard deviation of the registration's weight in half crops: the background moves otherwise than the face
 FARTHEST = 0.2  # of the crop's side: a shift beyond is no jitter of a box
 UNLIKE = 0.6  # part of a crop's variance that the others do not explain, above which it is not averaged with them
@@ -42,6 +43,8 @@ class Fused:
     """`[2, 3]`, its pixels to the newest frame's: the boxes' jitter is averaged, too."""
     quality: float
     """Of the newest crop."""
+    moved: Floats | None = None
+    """`[2, 3]`, pixels of the LR face before to this one's, between which the same part of the face lies; None where it began anew."""
 
 
 @dataclass
@@ -73,18 +76,21 @@ class Fusion:
         if len(self._tracks) > TRACKS:
             del self._tracks[next(iter(self._tracks))]
         newest = crop.astype(np.float32)
-        found = register(past.mean, newest) if past.mean is not None and past.mean.shape == newest.shape else None
+        known = self.k > 1 and past.mean is not None and past.mean.shape == newest.shape
+        found = register(past.mean, newest) if known and past.mean is not None else None
         if found is None:
             past.crops.clear()
         past.crops.append((newest, np.zeros(3) if found is None else found, quality))
         middle = np.mean([place for _, place, _ in past.crops], axis=0)
         past.crops = deque(((one, _relative(place, middle), weight) for one, place, weight in past.crops), self.k)
+        moved = None if found is None else _matrix(_half_size(middle), (newest.shape[0] // 2, newest.shape[1] // 2))
         past.mean = _mean(past.crops)
         lr: Crop = _halved(past.mean)
         if crop.dtype == np.uint8:
             lr = np.clip(np.rint(lr), 0, 255).astype(np.uint8)
-        moved = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
-        shot = Fused(lr, (moved @ [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]).astype(np.float32), quality)
+        placed = transform.astype(np.float64) @ np.vstack([_matrix(past.crops[-1][1], newest.shape), [0, 0, 1]])
+        placed = placed @ [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]
+        shot = Fused(lr, placed.astype(np.float32), quality, None if moved is None else moved.astype(np.float32))
         if past.best is None or quality > past.best.quality:
             past.best = shot
         return shot
@@ -106,15 +112,17 @@ def register(reference: Floats, crop: Floats) -> Place | None:
 
     Inverse-compositional Lucas-Kanade for a shift and a scale, with the crop's brightness and contrast free.
     """
-    target = reference @ GREY
-    height, width = target.shape
+    height, width = reference.shape[:2]
     weight = _focus(height, width)
-    gradient_y, gradient_x = np.gradient(target)
-    growth = gradient_x * (np.arange(width, dtype=np.float32) - (width - 1) / 2)
-    growth += gradient_y * (np.arange(height, dtype=np.float32) - (height - 1) / 2)[:, None]
-    columns = np.stack([part.ravel() for part in (growth, gradient_x, gradient_y, target, np.ones_like(target))], 1)
-    weighted = columns.T * weight
-    square = (weighted @ columns).astype(np.float64)
+    y, x = (np.arange(length, dtype=np.float32) - (length - 1) / 2 for length in (height, width))
+    rows = np.ones((5, height * width), np.float32)
+    growth, gradient_x, gradient_y, target, _ = rows.reshape(5, height, width)
+    np.matmul(reference, GREY, out=target)
+    cv2.Sobel(target, cv2.CV_32F, 1, 0, gradient_x, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    cv2.Sobel(target, cv2.CV_32F, 0, 1, gradient_y, ksize=1, scale=0.5, borderType=cv2.BORDER_REPLICATE)
+    growth[:] = gradient_x * x + gradient_y * y[:, None]
+    weighted = rows * weight
+    square = (weighted @ rows.T).astype(np.float64)
     # The ridge keeps the face still where nothing tells: in a flat crop, or along edges that all run the same way.
     inverse = np.linalg.inv(square + 1e-6 * np.trace(square) * np.eye(5))
     grey = crop @ GREY
@@ -128,10 +136,10 @@ def register(reference: Floats, crop: Floats) -> Place | None:
         place = _relative(place, step)
         if abs(place[0]) > FARTHEST or np.abs(place[1:]).max() > FARTHEST * min(height, width):
             return None
-        if np.abs(step[1:]).max() < 0.01:
+        if np.abs(step[1:]).max() < STILL:
             break
-    rest = shown - columns @ solution
-    spread = shown - np.average(shown, weights=weight)
+    rest = shown - solution @ rows
+    spread = shown - (weight @ shown) / weight.sum()
     return None if (weight * rest) @ rest > UNLIKE * ((weight * spread) @ spread) else place
 
 
@@ -166,6 +174,11 @@ def _relative(place: Place, origin: Place) -> Place:
     (growth, x, y), (growth_0, x_0, y_0) = place.tolist(), origin.tolist()
     zoom = exp(growth - growth_0)
     return np.array([growth - growth_0, x - zoom * x_0, y - zoom * y_0])
+
+
+def _half_size(place: Place) -> Place:
+    """The same place between pictures of half the size."""
+    return place / (1, 2, 2)
 
 
 def _matrix(place: Place, shape: tuple[int, ...]) -> NDArray[np.float64]:

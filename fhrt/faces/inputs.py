@@ -17,7 +17,8 @@ Picture = NDArray[np.uint8]
 
 def swap_channels(picture: Picture) -> Picture:
     """BGR to RGB and back: uint8 `[..., 3]`, contiguous."""
-    return np.ascontiguousarray(picture[..., ::-1])
+    rows = picture.reshape(-1, picture.shape[-2], 3)
+    return np.asarray(cv2.cvtColor(rows, cv2.COLOR_BGR2RGB), np.uint8).reshape(picture.shape) if rows.size else picture.copy()
 
 
 def as_frame(source: Any, color: Color = "bgr") -> Picture:

@@ -6,8 +6,6 @@ import logging
 import os
 import re
 import threading
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fhrt.errors import BadInputError, FhrtError
 from fhrt.video.policy import Policy
-from fhrt.video.reader import STOP, Reader
+from fhrt.video.reader import Reader, stop_all
 from fhrt.video.redact import redact
 from fhrt.video.sources import Source, Transport, find_sources
 
@@ -103,7 +101,7 @@ class Cameras:
         """Ends all readers, within two seconds together."""
         with self._lock:  # so that no camera starts any more
             self._stopping.set()
-        _stop(self._readers.values())
+        stop_all(self._readers.values())
 
     def __enter__(self) -> Cameras:
         return self.start()
@@ -144,7 +142,7 @@ class Cameras:
                 reader.start()
         self._cameras, self.problem = cameras, ""
         _log.info("%s: %d cameras, %d of them new or changed, %d stopped", self.path, len(cameras), len(fresh), len(old))
-        _stop(old.values())
+        stop_all(old.values())
 
 
 def read_cameras(path: Path) -> dict[str, Camera]:
@@ -187,13 +185,3 @@ def _filled(source: str | int) -> str | int:
         return os.environ[match[1]]
 
     return re.sub(r"\$\{(\w+)\}", value, source) if isinstance(source, str) else source
-
-
-def _stop(readers: Iterable[Reader]) -> None:
-    """All at once, so that cameras that hang are waited for once."""
-    readers = list(readers)
-    for reader in readers:
-        reader.stop(wait=0)
-    until = time.monotonic() + STOP
-    for reader in readers:
-        reader.stop(wait=max(until - time.monotonic(), 0))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,8 @@ class Snapshot:
     """One camera at one moment. since: Unix time of the last change of state. reason: one line, redacted; empty while all is well.
 
     fps: frames that came in per second. silent: seconds since the last one. drops: frames and packets thrown away, by cause.
-    stages: name → how long it took, per frame; ``age`` is from a frame's arrival to its use, ``latency`` from the camera's clock.
+    stages: name → how long it took, per frame; ``wait`` is from a frame's arrival until it is taken, ``latency`` that by the camera's
+    clock.
     """
 
     name: str
@@ -83,6 +85,12 @@ class Window:
         """The values of the samples from `start` on, in no order."""
         samples = self._samples[: self._count]
         return samples[samples[:, 0] >= start, 1]
+
+    def percentiles(self) -> Percentiles:
+        """Of the last minute's samples."""
+        values = self.since(time.monotonic() - WINDOW)
+        p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist() if len(values) else (float("nan"),) * 3
+        return Percentiles(p50, p95, p99, len(values))
 
 
 class Health:
@@ -163,45 +171,49 @@ class Health:
                 reconnects=self._reconnects,
                 stalls=self._stalls,
                 clock_jumps=self._clock_jumps,
-                stages={name: _percentiles(window.since(now - WINDOW)) for name, window in self._stages.items()},
+                stages={name: window.percentiles() for name, window in self._stages.items()},
             )
 
 
-def _percentiles(values: NDArray[np.float64]) -> Percentiles:
-    p50, p95, p99 = np.percentile(values, (50, 95, 99)).tolist() if len(values) else (float("nan"),) * 3
-    return Percentiles(p50, p95, p99, len(values))
-
-
 Samples = list[tuple[dict[str, str], float]]
+T = TypeVar("T")
+Family = tuple[str, str, str, Callable[[T], Samples]]
+"""Name, Prometheus' kind of it, what it is, and its samples: labels and value."""
 
 
 def prometheus(snapshots: Iterable[Snapshot]) -> str:
     """Prometheus' text exposition format (version 0.0.4) of these cameras."""
-    cameras = list(snapshots)
+    return exposition("camera", _FAMILIES, [({"camera": one.name}, one) for one in snapshots])
+
+
+def exposition(what: str, families: Iterable[Family[T]], items: Iterable[tuple[dict[str, str], T]]) -> str:
+    """Metrics ``fhrt_WHAT_…`` of labelled items in Prometheus' text format."""
+    items = list(items)
     lines: list[str] = []
-    for name, kind, what, samples in _FAMILIES:
-        lines += [f"# HELP fhrt_camera_{name} {what}", f"# TYPE fhrt_camera_{name} {kind}"]
-        for camera in cameras:
-            for labels, value in samples(camera):
-                inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in ({"camera": camera.name} | labels).items())
-                lines.append(f"fhrt_camera_{name}{{{inside}}} {value!r}")
-    return "\n".join(lines) + "\n"
+    for name, kind, meaning, samples in families:
+        lines += [f"# HELP fhrt_{what}_{name} {meaning}", f"# TYPE fhrt_{what}_{name} {kind}"]
+        for always, item in items:
+            for labels, value in samples(item):
+                inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in (always | labels).items())
+                lines.append(f"fhrt_{what}_{name}{{{inside}}} {value!r}" if inside else f"fhrt_{what}_{name} {value!r}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def quantiles(took: Percentiles, labels: dict[str, str]) -> Samples:
+    """Samples of percentiles; none where nothing was measured."""
+    found = (("0.5", took.p50), ("0.95", took.p95), ("0.99", took.p99))
+    return [(labels | {"quantile": quantile}, value) for quantile, value in found] if took.samples else []
 
 
 def _states(camera: Snapshot) -> Samples:
     return [({"state": str(state)}, int(state is camera.state)) for state in State]
 
 
-def _quantiles(camera: Snapshot) -> Samples:
-    return [
-        ({"stage": stage, "quantile": quantile}, value)
-        for stage, took in camera.stages.items()
-        for quantile, value in (("0.5", took.p50), ("0.95", took.p95), ("0.99", took.p99))
-        if took.samples
-    ]
+def _stages(camera: Snapshot) -> Samples:
+    return [sample for stage, took in camera.stages.items() for sample in quantiles(took, {"stage": stage})]
 
 
-_FAMILIES: tuple[tuple[str, str, str, Callable[[Snapshot], Samples]], ...] = (
+_FAMILIES: tuple[Family[Snapshot], ...] = (
     ("state", "gauge", "1 for the state that the camera is in", _states),
     ("frames_per_second", "gauge", "Frames that came in per second, over the last 5 seconds", lambda c: [({}, c.fps)]),
     ("silent_seconds", "gauge", "Time since the last frame came in", lambda c: [] if c.silent is None else [({}, c.silent)]),
@@ -210,7 +222,7 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Snapshot], Samples]], ...] = (
     ("reconnects_total", "counter", "Times that the camera was opened again", lambda c: [({}, c.reconnects)]),
     ("stalls_total", "counter", "Times that no frame came in while connected", lambda c: [({}, c.stalls)]),
     ("clock_jumps_total", "counter", "Times that the camera's clock jumped", lambda c: [({}, c.clock_jumps)]),
-    ("stage_seconds", "gauge", "Time that a frame spends in a stage, over the last minute", _quantiles),
+    ("stage_seconds", "gauge", "Time that a frame spends in a stage, over the last minute", _stages),
 )
 
 

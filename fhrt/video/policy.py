@@ -7,10 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from fhrt.errors import BadInputError
-from fhrt.video.frame import Frame
 
 AHEAD = 8  # frames that `all` decodes ahead: enough against jitter, and few where a frame is 25 MB (4K)
 MOST = 64  # frames that `budget` holds, whatever the frame rate
@@ -38,8 +37,17 @@ class Policy:
         return cls("budget", budget)
 
 
-class FrameQueue:
-    """Between the thread that reads a source and the one that uses its frames.
+class Aged(Protocol):
+    def age(self) -> float:
+        """Seconds since the frame came in."""
+        ...
+
+
+T = TypeVar("T", bound=Aged)
+
+
+class FrameQueue(Generic[T]):
+    """Between the thread that makes a source's frames, or what was made of them, and the one that uses them.
 
     drop: called with the cause for each frame that is thrown away. changed: the condition that is notified when a frame comes in or
     the queue closes; queues that share one can be waited for together.
@@ -49,7 +57,7 @@ class FrameQueue:
         self.policy = policy
         self._drop = drop
         self._changed = changed or threading.Condition()
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[T] = deque()
         self._closed = False
 
     def __len__(self) -> int:
@@ -60,7 +68,7 @@ class FrameQueue:
         """Whether no frame is left and none will come."""
         return self._closed and not self._frames
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: T) -> None:
         """Adds a frame; under `all` waits for room. A closed queue takes none."""
         with self._changed:
             if self.policy.name == "all":
@@ -74,7 +82,7 @@ class FrameQueue:
                 self._frames.append(frame)
                 self._changed.notify_all()
 
-    def take(self, timeout: float | None = None) -> Frame | None:
+    def take(self, timeout: float | None = None) -> T | None:
         """The next frame; None after `timeout` seconds without one, or when the queue has ended."""
         until = None if timeout is None else time.monotonic() + timeout
         with self._changed:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from fhrt.errors import BadInputError, FhrtError, MissingExtraError, SourceError
@@ -75,7 +75,7 @@ class Reader:
         self._decode = decode
         self._timeout = max(timeout, 2 * SEGMENT) if source.segmented else timeout
         self._stall = SEGMENT if source.segmented else STALL
-        self._queue = FrameQueue(self.policy, self.health.drop, changed)
+        self._queue: FrameQueue[Frame] = FrameQueue(self.policy, self.health.drop, changed)
         self._clock = Clock(source.live)
         self._stopping = threading.Event()
         self._threads = [
@@ -131,7 +131,7 @@ class Reader:
             raise BadInputError(f"the reader of {self.source.name} was not started; use it in a with statement")
         frame = self._queue.take(timeout)
         if frame is not None:
-            self.health.record("age", frame.age())
+            self.health.record("wait", frame.age())
             latency = frame.latency()
             if latency is not None:
                 self.health.record("latency", latency)
@@ -249,3 +249,13 @@ class Reader:
             _log.error("%s: unexpected error: %s", self.source.name, redact(traceback.format_exc()))
             reason = redact(f"{type(error).__name__}: {error}")
         return State.OFFLINE, reason
+
+
+def stop_all(readers: Iterable[Reader]) -> None:
+    """All at once, so that cameras that hang are waited for once."""
+    readers = list(readers)
+    for reader in readers:
+        reader.stop(wait=0)
+    until = time.monotonic() + STOP
+    for reader in readers:
+        reader.stop(wait=max(until - time.monotonic(), 0))

@@ -42,6 +42,8 @@ def test_fusion_steadies_faces(archive, faces, monkeypatch):
     monkeypatch.setattr("benchmarks.tracking.read_faces", lambda *_: np.concatenate([faces] * 34)[:406])
     monkeypatch.setattr("benchmarks.tracking.SIZE", (320, 240))
     monkeypatch.setattr("benchmarks.tracking.CAMERAS", {"noise": {"noise": 1.0}})
-    rows = {(row["boxes"], row["k"]): row for row in fusion(archive, [1, 4], 1)}
-    assert rows["tracked", 4]["flicker"] < 0.8 * rows["tracked", 1]["flicker"]
-    assert rows["true", 4]["psnr_in_place"] > rows["true", 1]["psnr_in_place"]
+    rows = {(row["boxes"], row["k"], row["steady"]): row for row in fusion(archive, [1, 4], 1)}
+    assert rows["tracked", 4, 1]["flicker"] < 0.8 * rows["tracked", 1, 1]["flicker"]
+    assert rows["true", 4, 1]["psnr_in_place"] > rows["true", 1, 1]["psnr_in_place"]
+    assert rows["tracked", 4, 4]["flicker_in_place"] < 0.8 * rows["tracked", 4, 1]["flicker_in_place"]
+    assert rows["tracked", 4, 4]["psnr_in_place"] > rows["tracked", 4, 1]["psnr_in_place"]

@@ -178,3 +178,24 @@ def test_bad_input(crop, transform, quality, message):
 def test_bad_length(k):
     with pytest.raises(BadInputError, match="k must be"):
         Fusion(k)
+
+
+def test_each_fused_face_says_where_it_was_in_the_one_before() -> None:
+    rough = np.random.default_rng(3).integers(40, 220, (9, 9, 3), np.uint8)
+    scene = cv2.GaussianBlur(cv2.resize(rough, (96, 96), interpolation=cv2.INTER_CUBIC), (0, 0), 2)
+    fusion = Fusion(4)
+    before = None
+    for number, (x, y) in enumerate(((0, 0), (2, 0), (-1, 1), (1.5, -1), (0, 2))):
+        transform = np.float32([[1, 0, 32 + x], [0, 1, 32 + y]])
+        crop = cv2.warpAffine(scene, transform, (32, 32), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        fused = fusion.update(7, crop, transform)
+        if before is None:
+            assert fused.moved is None
+        else:
+            # Both lead from the LR face before to the frame, in which nothing moved.
+            direct = np.vstack([before.transform, [0, 0, 1]])
+            around = np.vstack([fused.transform, [0, 0, 1]]) @ np.vstack([fused.moved, [0, 0, 1]])
+            middle = np.array([7.5, 7.5, 1])
+            assert np.abs((direct - around) @ middle).max() < 0.25, number
+        before = fused
+    assert fusion.update(7, 255 - crop, transform).moved is None

@@ -1,9 +1,11 @@
 """Test videos made on the fly, whose pictures carry their number, so that order and lag can be seen."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,16 @@ BITS, CELL = 10, 16  # a number is a row of black and white squares, at the top 
 
 def picture(number: int, width: int, height: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width]
-    image = np.stack([(x + 3 * number) % 256, (y + 2 * number) % 256, np.full_like(x, 128)], -1).astype(np.uint8)
+    return numbered(np.stack([(x + 3 * number) % 256, (y + 2 * number) % 256, np.full_like(x, 128)], -1).astype(np.uint8), number)
+
+
+def still(number: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A picture in which nothing moves but its number: what a tracker finds again."""
+    rough = np.random.default_rng(5).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return numbered(cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8), number)
+
+
+def numbered(image: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
     for bit in range(BITS):
         image[:CELL, CELL * bit : CELL * (bit + 1)] = 255 * (number >> bit & 1)
     return image
@@ -24,7 +35,19 @@ def number_in(image: NDArray[np.uint8]) -> int:
     return sum(int(cell > 127) << bit for bit, cell in enumerate(cells))
 
 
-def write_video(path: Path, count: int, size: tuple[int, int] = (320, 240), fps: int = 25, key_every: int = 10, rotation: int = 0) -> Path:
+Draw = Callable[[int, int, int], NDArray[np.uint8]]
+"""Number, width, height → a picture."""
+
+
+def write_video(
+    path: Path,
+    count: int,
+    size: tuple[int, int] = (320, 240),
+    fps: int = 25,
+    key_every: int = 10,
+    rotation: int = 0,
+    draw: Draw = picture,
+) -> Path:
     """A file that the name's suffix tells the format of; a .units file holds H.264 access units, each after its length in four bytes."""
     container_path = path.with_suffix(".h264") if path.suffix == ".units" else path
     with av.open(container_path, "w") as container:
@@ -37,7 +60,7 @@ def write_video(path: Path, count: int, size: tuple[int, int] = (320, 240), fps:
         if rotation:
             stream.set_display_rotation(rotation)
         for number in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "bgr24")
+            frame = av.VideoFrame.from_ndarray(draw(number, *size), "bgr24")
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

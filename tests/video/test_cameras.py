@@ -14,7 +14,7 @@ from fhrt.video import Cameras, State
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fhrt.video.cameras.POLL", 0.03)
-    monkeypatch.setattr("fhrt.video.cameras.STOP", 0.2)  # the cameras here hang
+    monkeypatch.setattr("fhrt.video.reader.STOP", 0.2)  # the cameras here hang
 
 
 def rewrite(path: Path, text: str) -> None:

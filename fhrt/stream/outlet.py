@@ -1,0 +1,170 @@
+"""From results to those who use them, at whatever pace they do: a stalled one loses its own results only."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fhrt.errors import FhrtError
+from fhrt.results import Result
+from fhrt.video import Percentiles, Reader, redact
+from fhrt.video.health import Health, Window
+from fhrt.video.policy import FrameQueue
+
+if TYPE_CHECKING:
+    from fhrt.stream.sinks import Sink
+
+_log = logging.getLogger("fhrt.stream")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result that waits for its use. arrival: `time.monotonic()` when its frame came in."""
+
+    result: Result
+    arrival: float
+    health: Health
+
+    def age(self) -> float:
+        return time.monotonic() - self.arrival
+
+    def used(self) -> Result:
+        """The result, with its latency as of now."""
+        return replace(self.result, latency=self.age())
+
+
+@dataclass(frozen=True)
+class SinkSnapshot:
+    """A sink at one moment. results: that it took. drops: (source, cause) → results that it did not get, or raised an error for.
+
+    age: of a frame when its writing began. writing: how long that took. problem: one line, redacted; empty while all is well.
+    """
+
+    name: str
+    results: int
+    drops: dict[tuple[str, str], int]
+    age: Percentiles
+    writing: Percentiles
+    problem: str
+
+
+class Outlet:
+    """Results for one user of them: a queue per source, each under its source's policy, and served in turn.
+
+    What it takes too late its source counts as ``unread``. taken: called when a result was taken whose source waits for that.
+    """
+
+    def __init__(self, taken: Callable[[], None]) -> None:
+        self._taken = taken
+        self._changed = threading.Condition()
+        self._queues: deque[FrameQueue[Finished]] = deque()
+        self._closed = False
+
+    def queue(self, reader: Reader) -> FrameQueue[Finished]:
+        """A queue for the results of one more source; who fills it closes it."""
+        with self._changed:
+            queue: FrameQueue[Finished] = FrameQueue(reader.policy, partial(self._drop, reader), self._changed)
+            self._queues.append(queue)
+            return queue
+
+    def take(self) -> Finished | None:
+        """The next result; None when no more will come."""
+        with self._changed:
+            while (found := self._next()) is None:
+                if self._closed and not self._queues:
+                    return None
+                self._changed.wait()
+        finished, waited_for = found
+        if waited_for:
+            self._taken()
+        return finished
+
+    def close(self, *, discard: bool = False) -> None:
+        """No further source comes. discard: nor does what waits."""
+        with self._changed:
+            self._closed = True
+            if discard:
+                self._queues.clear()
+            self._changed.notify_all()
+
+    def _drop(self, reader: Reader, cause: str) -> None:
+        reader.health.drop("unread")
+
+    def _next(self) -> tuple[Finished, bool] | None:
+        for _ in range(len(self._queues)):
+            queue = self._queues.popleft()
+            finished = queue.take(0) if len(queue) else None
+            if not queue.ended:
+                self._queues.append(queue)
+            if finished is not None:
+                return finished, queue.policy.name == "all"
+        return None
+
+
+class SinkThread(Outlet):
+    """Writes to a sink, and closes it in the end. What it raises costs that result, and nothing else.
+
+    It goes by the sink's ``name``, or its class's; others: names that are taken.
+    """
+
+    def __init__(self, sink: Sink, taken: Callable[[], None], others: Iterable[str] = ()) -> None:
+        super().__init__(taken)
+        name, number = redact(getattr(sink, "name", None) or type(sink).__name__), 2
+        self.name = name
+        while self.name in others:
+            self.name, number = f"{name} ({number})", number + 1
+        self.results = 0
+        self.drops: Counter[tuple[str, str]] = Counter()
+        self.problem = ""
+        self._sink = sink
+        self._age, self._writing = Window(), Window()
+        self.thread = threading.Thread(target=self._run, name=f"fhrt-sink-{self.name}", daemon=True)
+
+    def snapshot(self) -> SinkSnapshot:
+        with self._changed:
+            ages, writing = self._age.percentiles(), self._writing.percentiles()
+            return SinkSnapshot(self.name, self.results, dict(self.drops), ages, writing, self.problem)
+
+    def _drop(self, reader: Reader, cause: str) -> None:
+        self.drops[reader.source.name, cause] += 1
+
+    def _run(self) -> None:
+        while (finished := self.take()) is not None:
+            self._write(finished)
+        try:
+            self._sink.close()
+        except Exception as error:
+            self._note(error)
+
+    def _write(self, finished: Finished) -> None:
+        result, start = finished.used(), time.monotonic()
+        try:
+            self._sink.write(result)
+        except Exception as error:  # whatever it is: the others go on
+            with self._changed:
+                self.drops[result.source, "failed"] += 1
+            self._note(error)
+            return
+        now = time.monotonic()
+        with self._changed:
+            self.results += 1
+            self._age.add(now, start - finished.arrival)
+            self._writing.add(now, now - start)
+        if self.problem:
+            self.problem = ""
+            _log.info("%s takes results again", self.name)
+
+    def _note(self, error: Exception) -> None:
+        """Remembers what is wrong, and logs it where it is new."""
+        expected = isinstance(error, (FhrtError, OSError))
+        problem = " ".join(redact(error if expected else f"{type(error).__name__}: {error}").split())
+        if problem != self.problem:
+            _log.error("%s: %s", self.name, problem if expected else redact("".join(traceback.format_exception(error))))
+        self.problem = problem
