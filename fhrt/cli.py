@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
-from importlib import import_module, metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +62,9 @@ MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out.print(f"fhrt {_installed('fhrt')}", highlight=False)
+        from fhrt.doctor import installed
+
+        out.print(f"fhrt {installed('fhrt')}", highlight=False)
         raise typer.Exit
 
 
@@ -489,60 +488,17 @@ def evaluate_pipeline(
 @app.command()
 def doctor() -> None:
     """Say what works on this machine, and which command adds what is missing."""
+    from fhrt.doctor import examine
+
     table = Table("what", "state", "detail")
     broken = False
-
-    def check(what: str, probe: Callable[[], str], remedy: str = "", *, needed: bool = False) -> None:
-        nonlocal broken
-        try:
-            table.add_row(what, "[green]works[/green]", escape(probe()))
-        except Exception as error:
-            broken |= needed
-            colour, reason = ("red", f"{error}") if needed else ("yellow", "")
-            table.add_row(what, f"[{colour}]missing[/{colour}]", escape("  ".join(filter(None, (reason, remedy)))))
-
-    check("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    check("fhrt", partial(_installed, "fhrt"))
-    check("cpu", _cpu)
-    check(
-        "native module",
-        lambda: str(import_module("fhrt._C").__name__),
-        "pip install --no-build-isolation -e .",
-        needed=True,
-    )
-    for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
-        check(distribution, partial(_imported, package), f"pip install {distribution}", needed=True)
-    check("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
-    check("openvino", partial(_imported, "openvino"), 'for faster models on x86-64: pip install "fhrt[openvino]"')
-    for package in ("torch", "onnx", "onnxscript"):
-        check(package, partial(_imported, package), 'for training and export: pip install "fhrt[train]"')
-    _check_models(check)
+    for finding in examine():
+        broken |= finding.needed and not finding.works
+        state = "[green]works[/green]" if finding.works else f"[{'red' if finding.needed else 'yellow'}]missing[/]"
+        table.add_row(finding.what, state, escape(finding.detail))
     out.print(table)
     if broken:
         raise typer.Exit(1)
-
-
-def _check_models(check: Callable[..., None]) -> None:
-    def verify(name: str) -> str:
-        from fhrt.runtime import load
-
-        engine = load(name)
-        card = engine.card
-        sizes = f"{'×'.join(map(str, card.input_size))} to {'×'.join(map(str, card.output_size))}"
-        precisions = "fp32" if card.int8 is None else "fp32 and int8"
-        return f"verified, {sizes}, {precisions}; auto is {engine.backend} {engine.precision}"
-
-    names: list[str] = []
-
-    def read_cards() -> str:
-        from fhrt.runtime import list_models
-
-        names.extend(card.name for card in list_models())
-        return f"{len(names)} shipped"
-
-    check("models", read_cards, needed=True)
-    for name in names:
-        check(f"model {name}", partial(verify, name), needed=True)
 
 
 def _advance(progress: Progress, what: str) -> Callable[[int, int], None]:
@@ -557,30 +513,6 @@ def _print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     out.print(table)
-
-
-def _cpu() -> str:
-    import cv2
-
-    codes = {"SSE4.2": 7, "AVX2": 11, "FMA3": 12, "AVX-512": 256, "NEON": 100}  # OpenCV's CV_CPU_* numbers
-    features = " ".join(name for name, code in codes.items() if cv2.checkHardwareSupport(code))
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} threads, {features}"
-
-
-def _onnxruntime() -> str:
-    runtime = import_module("onnxruntime")
-    return f"{runtime.__version__}: {', '.join(runtime.get_available_providers())}"
-
-
-def _imported(package: str) -> str:
-    return str(import_module(package).__version__)
-
-
-def _installed(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed, run from its source folder"
 
 
 def _pictures(inputs: list[Path]) -> list[Path]:

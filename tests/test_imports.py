@@ -18,6 +18,7 @@ ARROWS = {
     "faces": {"ops", "runtime"},
     "metrics": {"ops"},
     "bench": {"runtime"},
+    "doctor": {"_C", "runtime", "faces"},
     "protocols": {"hallucinator", "faces", "metrics", "runtime", "ops", "resample", "machine", "files"},
     "video": {"faces", "ops", "files"},
     # `Hallucinator.stream` alone points back, inside the method: users find it there, and pictures need no cameras.
