@@ -43,7 +43,7 @@ class OneFace:
 def fhrt_command(monkeypatch):
     monkeypatch.setattr(fhrt.runtime, "load", lambda *args, **kwargs: Engine())
     monkeypatch.setattr(fhrt.runtime, "list_models", lambda: [CARD])
-    monkeypatch.setattr("fhrt.hallucinator.create_detector", lambda name: OneFace())
+    monkeypatch.setattr("fhrt.hallucinator.create_detector", lambda *args: OneFace())
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
 

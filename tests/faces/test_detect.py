@@ -46,7 +46,7 @@ def test_yunet_rows_become_boxes_eyes_and_scores(monkeypatch):
 
 
 def test_create_detector(tmp_path):
-    assert isinstance(create_detector("auto"), HaarDetector)
+    assert isinstance(create_detector("haar"), HaarDetector)
     with pytest.raises(BadInputError, match="unknown detector"):
         create_detector("retina")
     broken = tmp_path / "net.onnx"
