@@ -29,10 +29,11 @@ FHRT_HD float crop_position(const float* t, int i, int j) { return t[0] * static
 
 // The first tap of a crop pixel at `centre`, maybe beyond the border, and its way from there.
 FHRT_HD int crop_first(const CropAxis& axis, float centre, float& offset) {
-  // Further out than the kernel reaches all is the border; so it is nowhere (NaN).
+  // Further out than the kernel reaches all is the border; NaN too is taken for out there.
   const float reach = 2 * axis.shrink, low = -1 - reach, high = static_cast<float>(axis.last) + 1 + reach;
   centre = centre > low ? (centre < high ? centre : high) : low;
-  const float first = floorf(centre - reach) + 1;
+  // Multiples of the step: a crop that moves then reads the same pixels, which come and go with weight 0.
+  const float step = static_cast<float>(axis.step), first = (floorf((centre - reach) / step) + 1) * step;
   offset = first - centre;
   return static_cast<int>(first);
 }
