@@ -6,10 +6,12 @@
 namespace fhrt::FHRT_ISA {
 namespace {
 
-// What kPixels pixels of a row of a crop take of an axis: their first taps, and the weights of all, which add up to 1.
+constexpr int kWeights = kCropTaps + 8;  // of an axis, read in vectors of 8
+
+// What kPixels pixels of a row of a crop take of an axis: their first taps, and the weights of all, which add up to 1, zeros behind them.
 struct Taps {
   alignas(64) int32_t first[kPixels];
-  alignas(64) float weights[kCropTaps][kPixels];
+  alignas(64) float weights[kWeights][kPixels];
 };
 
 // t[3]: the axis's part of the transform. Not inlined, and on copies, which no store can change: so the compiler turns the loops into vectors.
@@ -33,6 +35,30 @@ __attribute__((noinline)) void find_taps(const CropAxis& of, const float* t, int
   for (int k = 0; k < kPixels; ++k) sum[k] = 1 / sum[k];
   for (int tap = 0; tap < axis.taps; ++tap)
     for (int k = 0; k < kPixels; ++k) taps.weights[tap][k] *= sum[k];
+  for (int tap = axis.taps; tap < axis.taps + 8; ++tap)
+    for (int k = 0; k < kPixels; ++k) taps.weights[tap][k] = 0;
+}
+
+// The weights of 8 / C pixels side by side, each for all channels of its pixel.
+template <int C>
+FHRT_INLINE Floats<8> for_channels(const float* weights) {
+  const Floats<8> w = load<8>(weights);
+  if constexpr (C == 1) return w;
+  else if constexpr (C == 2) return FHRT_SHUFFLE(w, w, 0, 0, 1, 1, 2, 2, 3, 3);
+  else if constexpr (C == 3) return FHRT_SHUFFLE(w, w, 0, 0, 0, 1, 1, 1, 1, 1);
+  else return FHRT_SHUFFLE(w, w, 0, 0, 0, 0, 1, 1, 1, 1);
+}
+
+// The sums of each channel's lanes come first.
+template <int C>
+FHRT_INLINE Floats<4> over_channels(Floats<8> v) {
+  if constexpr (C == 1) v += FHRT_SHUFFLE(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  if constexpr (C <= 2) v += FHRT_SHUFFLE(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+  if constexpr (C == 3) v += FHRT_SHUFFLE(v, v, 3, 4, 5, 0, 0, 0, 0, 0);
+  else v += FHRT_SHUFFLE(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  Floats<4> first;
+  __builtin_memcpy(&first, &v, sizeof first);
+  return first;
 }
 
 // A plane of the frame, of C channels, and a row of a crop in it.
@@ -43,6 +69,7 @@ struct Source {
   const float* t;
   const CropAxis across, down;
   Taps x, y;
+  alignas(64) float weights[kPixels][kWeights];  // x's, those of a pixel side by side
 
   FHRT_INLINE Source(const uint8_t* bytes, const FramePlane& of, const float* transform)
       : data(bytes), plane(of), t(transform), across(crop_axis(t[0], t[1], plane.w)), down(crop_axis(t[3], t[4], plane.h)) {}
@@ -51,14 +78,17 @@ struct Source {
   FHRT_INLINE void begin(int i, int j0) {
     find_taps(across, t, i, j0, x);
     find_taps(down, t + 3, i, j0, y);
+    for (int tap = 0; tap < across.taps + 4; tap += 4)
+      for (int k = 0; k < kPixels; k += 4) transpose<4>(x.weights[tap] + k, kPixels, weights[k] + tap, kWeights);
   }
 
   // Pixel k from there on: C levels, and whatever behind them.
   FHRT_INLINE Floats<4> level(int k) const {
-    const int bytes = across.taps * C, whole = (bytes + 7) / 8 * 8;
+    constexpr int kPart = 8 / C;  // pixels of a vector
+    const int parts = (across.taps + kPart - 1) / kPart, bytes = (parts - 1) * kPart * C + 8;
     const int64_t left = x.first[k], top = y.first[k], bottom = top + (down.taps - 1) * down.step;
     const bool inside = left >= 0 && left + across.taps <= plane.w && top >= 0 && bottom < plane.h;
-    const bool room = bottom * plane.row_bytes + left * C + whole <= (plane.h - 1) * plane.row_bytes + plane.w * C;
+    const bool room = bottom * plane.row_bytes + left * C + bytes <= (plane.h - 1) * plane.row_bytes + plane.w * C;
     const uint8_t* corner;
     int64_t pitch;
     uint8_t copy[kCropTaps * kRow];
@@ -66,25 +96,22 @@ struct Source {
       corner = data + top * plane.row_bytes + left * C;
       pitch = down.step * plane.row_bytes;
     } else {  // pixels beyond the border, or not side by side, or a vector that would end behind the frame
-      copy_taps(k, (whole + C - 1) / C, copy);
+      copy_taps(k, (bytes + C - 1) / C, copy);
       corner = copy;
       pitch = kRow;
     }
-    // Down the columns for all channels alike, eight bytes at a time; then along the row that is left.
-    alignas(64) float line[kRow + 4];
-    for (int b = 0; b < whole; b += 8) {
-      Floats<8> sum = {};
-      for (int tap = 0; tap < down.taps; ++tap) sum += y.weights[tap][k] * widen(corner + tap * pitch + b);
-      store<8>(line + b, sum);
+    // Down the columns for all channels alike; then along the row that is left.
+    Floats<8> sum = {};
+    for (int part = 0; part < parts; ++part) {
+      Floats<8> column = {};
+      for (int tap = 0; tap < down.taps; ++tap) column += y.weights[tap][k] * widen(corner + tap * pitch + part * (kPart * C));
+      sum += for_channels<C>(weights[k] + part * kPart) * column;
     }
-    store<4>(line + whole, Floats<4>{});
-    Floats<4> levels = {};
-    for (int tap = 0; tap < across.taps; ++tap) levels += x.weights[tap][k] * load<4>(line + tap * C);
-    return levels;
+    return over_channels<C>(sum);
   }
 
  private:
-  static constexpr int kRow = kCropTaps * C;  // bytes, a multiple of 8
+  static constexpr int kRow = kCropTaps * C + 8;  // bytes
 
   __attribute__((noinline)) void copy_taps(int k, int columns, uint8_t* copy) const {
     for (int r = 0; r < down.taps; ++r) {
