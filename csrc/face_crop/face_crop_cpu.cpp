@@ -11,7 +11,7 @@ void face_crop_cpu(const uint8_t* frame, const uint8_t* chroma, const float* tra
     const float* t = transforms + n * 6;
     taps += int64_t{crop_axis(t[0], t[1], p.frame.w).taps} * crop_axis(t[3], t[4], p.frame.h).taps;
   }
-  parallel_for(p.count * p.out_h, p.out_w * (16 + taps / (p.count > 0 ? p.count : 1)),
+  parallel_for(p.count * p.out_h, p.out_w * (8 + taps / (6 * (p.count > 0 ? p.count : 1))),
                [&](int64_t begin, int64_t end) { work(frame, chroma, transforms, out, p, begin, end); });
 }
 

@@ -19,7 +19,7 @@ struct CropAxis {
 // dx, dy: how far a step along the crop's rows and one down its columns go on this axis. For a similarity, turned however much, that is
 // its scale; one number per axis keeps the kernel separable.
 FHRT_HD CropAxis crop_axis(float dx, float dy, int64_t size) {
-  constexpr float kMost = 1 << 20;
+  constexpr float kMost = 1 << 20;  // keeps taps within int; no frame has so much to show
   const float length = sqrtf(dx * dx + dy * dy), shrink = length > 1 ? (length < kMost ? length : kMost) : 1.0f, step = ceilf(shrink / 8);
   return {shrink, 1 / shrink, static_cast<int>(ceilf(4 * shrink / step)), static_cast<int>(step), static_cast<int>(size - 1)};
 }

@@ -14,7 +14,8 @@ struct Taps {
   alignas(64) float weights[kWeights][kPixels];
 };
 
-// t[3]: the axis's part of the transform. Not inlined, and on copies, which no store can change: so the compiler turns the loops into vectors.
+// t[3]: the axis's part of the transform. Not inlined, and on copies, which no store can change: so the compiler turns the loops into
+// vectors.
 __attribute__((noinline)) void find_taps(const CropAxis& of, const float* t, int i, int j0, Taps& taps) {
   const CropAxis axis = of;
   const float along[3] = {t[0], t[1], t[2]};
@@ -84,10 +85,17 @@ struct Source {
 
   // Pixel k from there on: C levels, and whatever behind them.
   FHRT_INLINE Floats<4> level(int k) const {
+    return across.taps == 4 && down.taps == 4 ? level(k, 4, 4) : level(k, across.taps, down.taps);  // unrolled where nothing shrinks
+  }
+
+ private:
+  static constexpr int kRow = kCropTaps * C + 8;  // bytes
+
+  FHRT_INLINE Floats<4> level(int k, int columns, int rows) const {
     constexpr int kPart = 8 / C;  // pixels of a vector
-    const int parts = (across.taps + kPart - 1) / kPart, bytes = (parts - 1) * kPart * C + 8;
-    const int64_t left = x.first[k], top = y.first[k], bottom = top + (down.taps - 1) * down.step;
-    const bool inside = left >= 0 && left + across.taps <= plane.w && top >= 0 && bottom < plane.h;
+    const int parts = (columns + kPart - 1) / kPart, bytes = (parts - 1) * kPart * C + 8;
+    const int64_t left = x.first[k], top = y.first[k], bottom = top + (rows - 1) * down.step;
+    const bool inside = left >= 0 && left + columns <= plane.w && top >= 0 && bottom < plane.h;
     const bool room = bottom * plane.row_bytes + left * C + bytes <= (plane.h - 1) * plane.row_bytes + plane.w * C;
     const uint8_t* corner;
     int64_t pitch;
@@ -104,14 +112,11 @@ struct Source {
     Floats<8> sum = {};
     for (int part = 0; part < parts; ++part) {
       Floats<8> column = {};
-      for (int tap = 0; tap < down.taps; ++tap) column += y.weights[tap][k] * widen(corner + tap * pitch + part * (kPart * C));
+      for (int tap = 0; tap < rows; ++tap) column += y.weights[tap][k] * widen(corner + tap * pitch + part * (kPart * C));
       sum += for_channels<C>(weights[k] + part * kPart) * column;
     }
     return over_channels<C>(sum);
   }
-
- private:
-  static constexpr int kRow = kCropTaps * C + 8;  // bytes
 
   __attribute__((noinline)) void copy_taps(int k, int columns, uint8_t* copy) const {
     for (int r = 0; r < down.taps; ++r) {
