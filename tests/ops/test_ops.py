@@ -194,6 +194,15 @@ def test_a_crop_far_larger_than_its_frame_ends() -> None:
     np.testing.assert_allclose(crop, 9, atol=1e-5)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-40, 5e3, 1e20, 3e38])
+def test_no_transform_leads_out_of_the_frame(value: float) -> None:
+    """Not one that collapses the crop, nor positions that overflow (to NaN, where infinities meet)."""
+    frame = RNG.integers(50, 60, (9, 7, 3), np.uint8)
+    signs = np.array([[[1, -1, 1], [-1, 1, -1]], [[1, 1, -1], [1, 1, -1]], [[0, 0, 1], [0, 1, 1]]], np.float32)
+    crops = ops.face_crop(frame, signs * np.float32(value), (3, 19), 0, 1)
+    assert crops.min() > 45 and crops.max() < 65  # what the cubic overshoots
+
+
 def test_gradients() -> None:
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
     theta = torch.tensor(thetas(2), dtype=torch.float64).requires_grad_()
