@@ -260,7 +260,7 @@ def _ssim_backward(rng: np.random.Generator, device: str, count: int, side: int)
 
 
 def _face_crop(rng: np.random.Generator, count: int, shrink: float, nv12: bool = False) -> Case:
-    """Crops at the frame's own scale, or smaller: then OpenCV warps to twice the size and averages, as we average 2×2 samples.
+    """Crops at the frame's own scale, or smaller: then OpenCV, which does not widen its cubic, warps to twice the size and averages.
 
     nv12: of the frame that a decoder gives, which OpenCV turns into RGB first; grey, since it takes the nearest chroma and we interpolate.
     """
@@ -270,7 +270,7 @@ def _face_crop(rng: np.random.Generator, count: int, shrink: float, nv12: bool =
     transforms[:, :, :2] *= shrink / np.linalg.norm(transforms[:, 0, :2], axis=1)[:, None, None]
     transforms[:, :, 2] = rng.uniform((100, 100), (1800, 980), (count, 2))
     finer = 1 if shrink <= 1 else 2
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
 
     def usual() -> NDArray[np.float32]:
         rgb = cv2.cvtColor(stacked, cv2.COLOR_YUV2RGB_NV12) if nv12 else frame
@@ -289,7 +289,7 @@ def _face_crop(rng: np.random.Generator, count: int, shrink: float, nv12: bool =
     return Case(
         op="face_crop",
         peer=("cv2.cvtColor of the frame, " if nv12 else "")
-        + "cv2.warpAffine in a loop"
+        + "cv2.warpAffine (cubic) in a loop"
         + (", twice the size, then cv2.resize" if finer > 1 else "")
         + ", scale",
         shape=f"1920×1080{' NV12' if nv12 else ''} → {count}×3×16×16, shrunk {shrink:g}×",

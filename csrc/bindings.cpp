@@ -276,7 +276,7 @@ fhrt::FramePlane frame_plane(const py::array& plane, int64_t channels) {
   // NumPy gives an axis of length 1 any stride.
   const int64_t pixel = plane.shape(1) == 1 ? channels : plane.strides(1), row = plane.shape(0) == 1 ? channels * plane.shape(1) : plane.strides(0);
   require((channels == 1 || plane.strides(2) == 1) && pixel == channels && row >= pixel * plane.shape(1), "face_crop: a row's pixels must lie together");
-  require(row * plane.shape(0) < (int64_t{1} << 31), "face_crop: frame too large");
+  require(row * plane.shape(0) < (int64_t{1} << 31) && std::max(plane.shape(0), plane.shape(1)) <= fhrt::kMaxFrameSide, "face_crop: frame too large");
   return {plane.shape(0), plane.shape(1), channels, row};
 }
 

@@ -148,7 +148,7 @@ FramePlane frame_plane(const Plane& plane) {
   const auto& [address, h, w, channels, row_bytes] = plane;
   require(h > 0 && w > 0, "face_crop: empty picture");
   require(channels >= 1 && channels <= kMaxFrameChannels && row_bytes >= channels * w, "face_crop: frame [H, W, 1 to 4] uint8");
-  require(row_bytes * h < (int64_t{1} << 31), "face_crop: frame too large");
+  require(row_bytes * h < (int64_t{1} << 31) && std::max(h, w) <= kMaxFrameSide, "face_crop: frame too large");
   return {h, w, channels, row_bytes};
 }
 

@@ -7,24 +7,25 @@ namespace {
 
 constexpr int kThreads = 128;  // small blocks: a batch of 16 x 16 crops then spreads over more of the device
 
-// Adds the samples of pixel (i, j) of a crop to sums [C].
+// Pixel (i, j) of the crop by transform t of a plane of C channels.
 template <int C>
-__device__ void add_samples(const uint8_t* __restrict__ data, const FramePlane& plane, const float* t, int i, int j, int kx, int ky, float* sums) {
-  const int64_t below = plane.h > 1 ? plane.row_bytes : 0;
-  const int right = plane.w > 1 ? C : 0;
-  for (int sy = 0; sy < ky; ++sy) {
-    for (int sx = 0; sx < kx; ++sx) {
-      float x, y, ax, ay;
-      int x0, y0;
-      crop_position(t, i, j, sx, sy, kx, ky, x, y);
-      crop_neighbours(x, static_cast<int>(plane.w), x0, ax);
-      crop_neighbours(y, static_cast<int>(plane.h), y0, ay);
-      const uint8_t* top = data + y0 * plane.row_bytes + x0 * C;
-      const uint8_t* bottom = top + below;
+__device__ void resample(const uint8_t* __restrict__ data, const FramePlane& plane, const float* t, int i, int j, float* level) {
+  const CropAxis across = crop_axis(t[0], t[1], plane.w), down = crop_axis(t[3], t[4], plane.h);
+  float right, below, total = 0;
+  const int x = crop_first(across, crop_position(t, i, j), right), y = crop_first(down, crop_position(t + 3, i, j), below);
+  for (int r = 0; r < down.taps; ++r) {
+    const uint8_t* row = data + crop_pixel(down, y, r) * plane.row_bytes;
+    const float vertical = crop_weight(down, below, r);
+    for (int k = 0; k < across.taps; ++k) {
+      const float weight = vertical * crop_weight(across, right, k);
+      const uint8_t* pixel = row + static_cast<int64_t>(crop_pixel(across, x, k)) * C;
+      total += weight;
 #pragma unroll
-      for (int c = 0; c < C; ++c) sums[c] += crop_level(top[c], top[right + c], bottom[c], bottom[right + c], ax, ay);
+      for (int c = 0; c < C; ++c) level[c] += weight * pixel[c];
     }
   }
+#pragma unroll
+  for (int c = 0; c < C; ++c) level[c] /= total;
 }
 
 // A thread is one pixel of one crop with all its channels; frames of C interleaved channels, or NV12.
@@ -37,19 +38,17 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t n = item / plane, pixel = item % plane;
   const int i = static_cast<int>(pixel / p.out_w), j = static_cast<int>(pixel % p.out_w);
   const float* t = transforms + n * 6;
-  const int kx = crop_samples(t[0], t[3], p), ky = crop_samples(t[1], t[4], p);
-  const float share = 1 / static_cast<float>(kx * ky);
   float level[C] = {};
   if constexpr (kNv12) {
     float luma[1] = {}, colour[2] = {}, halved[6];
     chroma_transform(t, halved);
-    add_samples<1>(frame, p.frame, t, i, j, kx, ky, luma);
-    add_samples<2>(chroma, p.chroma, halved, i, j, kx, ky, colour);
-    yuv_to_rgb(luma[0] * share, colour[0] * share, colour[1] * share, p.to_rgb, level);
+    resample<1>(frame, p.frame, t, i, j, luma);
+    resample<2>(chroma, p.chroma, halved, i, j, colour);
+    yuv_to_rgb(luma[0], colour[0], colour[1], p.to_rgb, level);
   } else {
-    add_samples<C>(frame, p.frame, t, i, j, kx, ky, level);
+    resample<C>(frame, p.frame, t, i, j, level);
 #pragma unroll
-    for (int c = 0; c < C; ++c) level[c] *= share;
+    for (int c = 0; c < C; ++c) level[c] = clamp_byte(level[c]);
   }
 #pragma unroll
   for (int c = 0; c < C; ++c) out[(n * C + c) * plane + pixel] = from_float<T>((level[c] - p.mean[c]) * (1 / p.std[c]));

@@ -7,34 +7,47 @@
 
 namespace fhrt {
 
-// How many samples a step of one crop pixel, (dx, dy) in the frame, needs in its direction. An eighth of a pixel of slack: a crop at
-// (nearly) the frame's own scale stays a plain bilinear sample. More samples than the frame has pixels add nothing.
-FHRT_HD int crop_samples(float dx, float dy, const FaceCrop& p) {
-  const float most = static_cast<float>(p.frame.h > p.frame.w ? p.frame.h : p.frame.w), wanted = ceilf(sqrtf(dx * dx + dy * dy) - 0.125f);
-  return wanted > 1 ? static_cast<int>(wanted < most ? wanted : most) : 1;
+constexpr int kCropTaps = 32;  // of an axis, at most
+
+// An axis of the frame: how many of its pixels a step of the crop covers, at least 1; how many pixels a crop pixel is made of and how far
+// apart these are; the frame's last pixel.
+struct CropAxis {
+  float shrink, inverse;
+  int taps, step, last;
+};
+
+// dx, dy: how far a step along the crop's rows and one down its columns go on this axis. For a similarity, turned however much, that is
+// its scale; one number per axis keeps the kernel separable.
+FHRT_HD CropAxis crop_axis(float dx, float dy, int64_t size) {
+  constexpr float kMost = 1 << 20;  // keeps taps within int; no frame has so much to show
+  const float length = sqrtf(dx * dx + dy * dy), shrink = length > 1 ? (length < kMost ? length : kMost) : 1.0f, step = ceilf(shrink / 8);
+  return {shrink, 1 / shrink, static_cast<int>(ceilf(4 * shrink / step)), static_cast<int>(step), static_cast<int>(size - 1)};
 }
 
-// Position in the frame, by transform t[6], of sample (sx, sy) of the kx x ky that are spread evenly over the area of crop pixel (i, j).
-FHRT_HD void crop_position(const float* t, int i, int j, int sx, int sy, int kx, int ky, float& x, float& y) {
-  const float u = static_cast<float>(j) + ((static_cast<float>(sx) + 0.5f) / static_cast<float>(kx) - 0.5f);
-  const float v = static_cast<float>(i) + ((static_cast<float>(sy) + 0.5f) / static_cast<float>(ky) - 0.5f);
-  x = t[0] * u + t[1] * v + t[2];
-  y = t[3] * u + t[4] * v + t[5];
+// Position of crop pixel (i, j) on the axis that t[3] is the transform's row of.
+FHRT_HD float crop_position(const float* t, int i, int j) { return t[0] * static_cast<float>(j) + t[1] * static_cast<float>(i) + t[2]; }
+
+// The first tap of a crop pixel at `centre`, maybe beyond the border, and its way from there.
+FHRT_HD int crop_first(const CropAxis& axis, float centre, float& offset) {
+  // Further out than the kernel reaches all is the border; NaN too is taken for out there.
+  const float reach = 2 * axis.shrink, low = -1 - reach, high = static_cast<float>(axis.last) + 1 + reach;
+  centre = centre > low ? (centre < high ? centre : high) : low;
+  // Multiples of the step: a crop that moves then reads the same pixels, which come and go with weight 0.
+  const float step = static_cast<float>(axis.step), first = (floorf((centre - reach) / step) + 1) * step;
+  offset = first - centre;
+  return static_cast<int>(first);
 }
 
-// A position along one axis as a pixel, never the last, and how far it lies on the way to the next: beyond the border, 0 or 1.
-FHRT_HD void crop_neighbours(float v, int size, int& first, float& fraction) {
-  const float last = static_cast<float>(size - 1), before = static_cast<float>(size > 1 ? size - 2 : 0);
-  v = v > 0 ? (v < last ? v : last) : 0.0f;
-  const float below = floorf(v), start = below < before ? below : before;
-  first = static_cast<int>(start);
-  fraction = v - start;
+// A tap's pixel: outside the frame its border is replicated.
+FHRT_HD int crop_pixel(const CropAxis& axis, int first, int tap) {
+  const int at = first + tap * axis.step;
+  return at > 0 ? (at < axis.last ? at : axis.last) : 0;
 }
 
-// Bilinear, down the columns first.
-FHRT_HD float crop_level(float top_left, float top_right, float bottom_left, float bottom_right, float ax, float ay) {
-  const float left = top_left + ay * (bottom_left - top_left), right = top_right + ay * (bottom_right - top_right);
-  return left + ax * (right - left);
+FHRT_HD float crop_weight(const CropAxis& axis, float offset, int tap) {
+  const float t = fabsf(offset + static_cast<float>(tap * axis.step)) * axis.inverse;
+  const float inner = (1.5f * t - 2.5f) * t * t + 1, outer = ((-0.5f * t + 2.5f) * t - 4) * t + 2;
+  return t < 1 ? inner : (t < 2 ? outer : 0.0f);
 }
 
 // The transform into NV12's chroma that goes with t[6] into its luma: half the size, sited as MPEG-2 and H.264 do by default, on the even

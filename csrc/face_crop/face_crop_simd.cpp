@@ -6,106 +6,162 @@
 namespace fhrt::FHRT_ISA {
 namespace {
 
-// Which samples the pixels of a row of a crop are the mean of.
-struct Row {
-  int i, kx, ky;
+constexpr int kWeights = kCropTaps + 8;  // of an axis, read in vectors of 8
+
+// What kPixels pixels of a row of a crop take of an axis: their first taps, and the weights of all, which add up to 1, zeros behind them.
+struct Taps {
+  alignas(64) int32_t first[kPixels];
+  alignas(64) float weights[kWeights][kPixels];
 };
 
-// One sample of kPixels pixels of a row of a crop: offsets of the top left neighbours into the plane, and the way to the others.
-struct Samples {
-  alignas(64) int32_t offset[kPixels];
-  alignas(64) float ax[kPixels], ay[kPixels];
-};
-
-// Not inlined, and on copies, which no store can change: so the compiler turns the loop into vectors.
-__attribute__((noinline)) void find_samples(const float* transform, const Row& of, int j0, int sx, int sy, const FramePlane& plane, Samples& samples) {
-  const float t[6] = {transform[0], transform[1], transform[2], transform[3], transform[4], transform[5]};
-  const int i = of.i, kx = of.kx, ky = of.ky;
-  const int width = static_cast<int>(plane.w), height = static_cast<int>(plane.h);
-  const int row_bytes = static_cast<int>(plane.row_bytes), channels = static_cast<int>(plane.channels);
+// t[3]: the axis's part of the transform. Not inlined, and on copies, which no store can change: so the compiler turns the loops into
+// vectors.
+__attribute__((noinline)) void find_taps(const CropAxis& of, const float* t, int i, int j0, Taps& taps) {
+  const CropAxis axis = of;
+  const float along[3] = {t[0], t[1], t[2]};
+  alignas(64) float offset[kPixels], sum[kPixels];
   for (int k = 0; k < kPixels; ++k) {
-    float x, y, ax, ay;
-    int x0, y0;
-    crop_position(t, i, j0 + k, sx, sy, kx, ky, x, y);
-    crop_neighbours(x, width, x0, ax);
-    crop_neighbours(y, height, y0, ay);
-    samples.offset[k] = y0 * row_bytes + x0 * channels;
-    samples.ax[k] = ax;
-    samples.ay[k] = ay;
+    float way;
+    taps.first[k] = crop_first(axis, crop_position(along, i, j0 + k), way);
+    offset[k] = way;
+    sum[k] = 0;
   }
-}
-
-// A pixel and its right neighbour, C channels each, the pixel's first.
-template <int C>
-FHRT_INLINE Floats<8> read_pair(const uint8_t* pixel, const uint8_t* end, int right) {
-  if (right == C && pixel + 8 <= end) return widen(pixel);
-  uint8_t bytes[8] = {};  // at the frame's end, or in a frame of one column
-  for (int c = 0; c < C; ++c) bytes[c] = pixel[c], bytes[C + c] = pixel[right + c];
-  return widen(bytes);
-}
-
-FHRT_INLINE Floats<4> lower(Floats<8> v) {
-  Floats<4> half;
-  __builtin_memcpy(&half, &v, sizeof half);
-  return half;
-}
-
-// Adds the samples of `count` pixels of a row, from j0 on, to sums [kPixels][4].
-template <int C>
-FHRT_INLINE void add_samples(const uint8_t* data, const FramePlane& plane, const float* t, const Row& row, int j0, int count, float* sums) {
-  const uint8_t* end = data + (plane.h - 1) * plane.row_bytes + plane.w * C;
-  const int64_t below = plane.h > 1 ? plane.row_bytes : 0;
-  const int right = plane.w > 1 ? C : 0;
-  Samples samples;
-  for (int sy = 0; sy < row.ky; ++sy) {
-    for (int sx = 0; sx < row.kx; ++sx) {
-      find_samples(t, row, j0, sx, sy, plane, samples);
-      for (int k = 0; k < count; ++k) {
-        const uint8_t* corner = data + samples.offset[k];
-        const Floats<8> top = read_pair<C>(corner, end, right), bottom = read_pair<C>(corner + below, end, right);
-        const Floats<8> pair = top + samples.ay[k] * (bottom - top);
-        const Floats<8> next = FHRT_SHUFFLE(pair, pair, C, C + 1, C + 2, C + 3, C, C, C, C);
-        const Floats<8> level = pair + samples.ax[k] * (next - pair);
-        store<4>(sums + k * 4, load<4>(sums + k * 4) + lower(level));
-      }
+  for (int tap = 0; tap < axis.taps; ++tap) {
+    for (int k = 0; k < kPixels; ++k) {
+      const float weight = crop_weight(axis, offset[k], tap);
+      taps.weights[tap][k] = weight;
+      sum[k] += weight;
     }
   }
+  for (int k = 0; k < kPixels; ++k) sum[k] = 1 / sum[k];
+  for (int tap = 0; tap < axis.taps; ++tap)
+    for (int k = 0; k < kPixels; ++k) taps.weights[tap][k] *= sum[k];
+  for (int tap = axis.taps; tap < axis.taps + 8; ++tap)
+    for (int k = 0; k < kPixels; ++k) taps.weights[tap][k] = 0;
 }
 
-// A row of a crop, C channels. `read` adds the samples of some pixels to [kPixels][4], `finish` makes a pixel's levels of their mean.
-template <int C, typename Read, typename Finish>
-FHRT_INLINE void crop_row(float* out, const FaceCrop& p, const Row& row, Read read, Finish finish) {
+// The weights of 8 / C pixels side by side, each for all channels of its pixel.
+template <int C>
+FHRT_INLINE Floats<8> for_channels(const float* weights) {
+  const Floats<8> w = load<8>(weights);
+  if constexpr (C == 1) return w;
+  else if constexpr (C == 2) return FHRT_SHUFFLE(w, w, 0, 0, 1, 1, 2, 2, 3, 3);
+  else if constexpr (C == 3) return FHRT_SHUFFLE(w, w, 0, 0, 0, 1, 1, 1, 1, 1);
+  else return FHRT_SHUFFLE(w, w, 0, 0, 0, 0, 1, 1, 1, 1);
+}
+
+// The sums of each channel's lanes come first.
+template <int C>
+FHRT_INLINE Floats<4> over_channels(Floats<8> v) {
+  if constexpr (C == 1) v += FHRT_SHUFFLE(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  if constexpr (C <= 2) v += FHRT_SHUFFLE(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+  if constexpr (C == 3) v += FHRT_SHUFFLE(v, v, 3, 4, 5, 0, 0, 0, 0, 0);
+  else v += FHRT_SHUFFLE(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  Floats<4> first;
+  __builtin_memcpy(&first, &v, sizeof first);
+  return first;
+}
+
+// A plane of the frame, of C channels, and a row of a crop in it.
+template <int C>
+struct Source {
+  const uint8_t* data;
+  const FramePlane& plane;
+  const float* t;
+  const CropAxis across, down;
+  Taps x, y;
+  alignas(64) float weights[kPixels][kWeights];  // x's, those of a pixel side by side
+
+  FHRT_INLINE Source(const uint8_t* bytes, const FramePlane& of, const float* transform)
+      : data(bytes), plane(of), t(transform), across(crop_axis(t[0], t[1], plane.w)), down(crop_axis(t[3], t[4], plane.h)) {}
+
+  // Before the pixels from j0 on of row i.
+  FHRT_INLINE void begin(int i, int j0) {
+    find_taps(across, t, i, j0, x);
+    find_taps(down, t + 3, i, j0, y);
+    for (int tap = 0; tap < across.taps + 4; tap += 4)
+      for (int k = 0; k < kPixels; k += 4) transpose<4>(x.weights[tap] + k, kPixels, weights[k] + tap, kWeights);
+  }
+
+  // Pixel k from there on: C levels, and whatever behind them.
+  FHRT_INLINE Floats<4> level(int k) const {
+    return across.taps == 4 && down.taps == 4 ? level(k, 4, 4) : level(k, across.taps, down.taps);  // unrolled where nothing shrinks
+  }
+
+ private:
+  static constexpr int kRow = kCropTaps * C + 8;  // bytes
+
+  FHRT_INLINE Floats<4> level(int k, int columns, int rows) const {
+    constexpr int kPart = 8 / C;  // pixels of a vector
+    const int parts = (columns + kPart - 1) / kPart, bytes = (parts - 1) * kPart * C + 8;
+    const int64_t left = x.first[k], top = y.first[k], bottom = top + (rows - 1) * down.step;
+    const bool inside = left >= 0 && left + columns <= plane.w && top >= 0 && bottom < plane.h;
+    const bool room = bottom * plane.row_bytes + left * C + bytes <= (plane.h - 1) * plane.row_bytes + plane.w * C;
+    const uint8_t* corner;
+    int64_t pitch;
+    uint8_t copy[kCropTaps * kRow];
+    if (inside && room && across.step == 1) {
+      corner = data + top * plane.row_bytes + left * C;
+      pitch = down.step * plane.row_bytes;
+    } else {  // pixels beyond the border, or not side by side, or a vector that would end behind the frame
+      copy_taps(k, (bytes + C - 1) / C, copy);
+      corner = copy;
+      pitch = kRow;
+    }
+    // Down the columns for all channels alike; then along the row that is left.
+    Floats<8> sum = {};
+    for (int part = 0; part < parts; ++part) {
+      Floats<8> column = {};
+      for (int tap = 0; tap < rows; ++tap) column += y.weights[tap][k] * widen(corner + tap * pitch + part * (kPart * C));
+      sum += for_channels<C>(weights[k] + part * kPart) * column;
+    }
+    return over_channels<C>(sum);
+  }
+
+  __attribute__((noinline)) void copy_taps(int k, int columns, uint8_t* copy) const {
+    for (int r = 0; r < down.taps; ++r) {
+      const uint8_t* row = data + crop_pixel(down, y.first[k], r) * plane.row_bytes;
+      for (int tap = 0; tap < columns; ++tap)
+        for (int c = 0; c < C; ++c) copy[r * kRow + tap * C + c] = row[crop_pixel(across, x.first[k], tap) * C + c];
+    }
+  }
+};
+
+// Row i of a crop, C channels; `begin` prepares the pixels from j on, of which `level` gives the k-th.
+template <int C, typename Begin, typename Level>
+FHRT_INLINE void crop_row(float* out, const FaceCrop& p, int i, Begin begin, Level level) {
   Floats<4> mean = {}, scale = {};
   for (int c = 0; c < C; ++c) mean[c] = p.mean[c], scale[c] = 1 / p.std[c];
-  const float share = 1 / static_cast<float>(row.kx * row.ky);
   for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
     const int count = static_cast<int>(p.out_w - j0 < kPixels ? p.out_w - j0 : kPixels);
     alignas(64) float pixels[kPixels * 4] = {};
-    read(static_cast<int>(j0), count, pixels);
-    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (finish(load<4>(pixels + k * 4) * share) - mean) * scale);
-    from_pixels<4>(pixels, out + row.i * p.out_w + j0, p.out_h * p.out_w, 1, C, count);
+    begin(static_cast<int>(j0));
+    for (int k = 0; k < count; ++k) store<4>(pixels + k * 4, level(k));
+    for (int k = 0; k < kPixels * 4; ++k) pixels[k] = clamp_byte(pixels[k]);
+    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) - mean) * scale);
+    from_pixels<4>(pixels, out + i * p.out_w + j0, p.out_h * p.out_w, 1, C, count);
   }
 }
 
 template <int C>
-FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, const Row& row) {
-  crop_row<C>(
-      out, p, row, [&](int j0, int count, float* pixels) { add_samples<C>(frame, p.frame, t, row, j0, count, pixels); },
-      [](Floats<4> mean) { return mean; });
+FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, int i) {
+  Source<C> source(frame, p.frame, t);
+  crop_row<C>(out, p, i, [&](int j) { source.begin(i, j); }, [&](int k) { return source.level(k); });
 }
 
-FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, const Row& row) {
+FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, int i) {
   float halved[6];
   chroma_transform(t, halved);
-  const auto read = [&](int j0, int count, float* pixels) {
-    alignas(64) float colours[kPixels * 4] = {};
-    add_samples<1>(luma, p.frame, t, row, j0, count, pixels);
-    add_samples<2>(chroma, p.chroma, halved, row, j0, count, colours);
-    for (int k = 0; k < kPixels; ++k) pixels[k * 4 + 1] = colours[k * 4], pixels[k * 4 + 2] = colours[k * 4 + 1];
+  Source<1> grey(luma, p.frame, t);
+  Source<2> colours(chroma, p.chroma, halved);
+  const auto begin = [&](int j) {
+    grey.begin(i, j);
+    colours.begin(i, j);
   };
-  crop_row<3>(out, p, row, read, [&](Floats<4> yuv) {
+  crop_row<3>(out, p, i, begin, [&](int k) {
+    const Floats<4> y = grey.level(k), uv = colours.level(k);
     float rgb[3];
-    yuv_to_rgb(yuv[0], yuv[1], yuv[2], p.to_rgb, rgb);
+    yuv_to_rgb(y[0], uv[0], uv[1], p.to_rgb, rgb);
     return Floats<4>{rgb[0], rgb[1], rgb[2], 0};
   });
 }
@@ -116,7 +172,7 @@ void crop_rows(const uint8_t* frame, const uint8_t* chroma, const float* transfo
   for (int64_t each = begin; each < end; ++each) {
     const int64_t n = each / p.out_h;
     const float* t = transforms + n * 6;
-    const Row row{static_cast<int>(each % p.out_h), crop_samples(t[0], t[3], p), crop_samples(t[1], t[4], p)};
+    const int row = static_cast<int>(each % p.out_h);
     float* target = out + n * p.channels() * p.out_h * p.out_w;
     if (p.nv12()) crop_nv12(frame, chroma, t, target, p, row);
     else if (p.frame.channels == 1) crop_interleaved<1>(frame, t, target, p, row);

@@ -34,8 +34,9 @@ def face_crop(frame: Any, transforms: Any, size: tuple[int, int], mean: ArrayLik
 
     frame: ``[H, W, C]`` uint8, C from 1 to 4, or `Nv12`; NumPy, torch or CuPy. transforms: ``[N, 2, 3]`` float32 of the same kind, crop
     pixel to frame pixel, pixel centres at integers. size: (h, w) of a crop. mean, std: grey levels, one or one per channel. Returns
-    ``[N, C, h, w]`` float32 of the frame's kind, (value − mean) / std, channel order kept; of NV12, RGB. Bilinear; where the crop is
-    smaller than its piece of the frame, each output pixel is the mean of ⌈shrink⌉² samples over its area. Outside the frame its border is
+    ``[N, C, h, w]`` float32 of the frame's kind, (value − mean) / std, channel order kept; of NV12, RGB. Bicubic (Keys, 1981, a = −0.5) and
+    antialiased, as the networks' training faces are: along an axis of the frame that the crop shrinks s times the kernel is s times as
+    wide, up to 8 times at every pixel, beyond at every ⌈s / 8⌉th. Overshoot is clamped to 0 to 255. Outside the frame its border is
     replicated. Raises BadInputError.
     """
     planes, per_channel = _check(frame, transforms, size, mean, std)

@@ -241,6 +241,29 @@ def test_a_crop_at_the_very_end_of_the_frames_memory() -> None:
             np.testing.assert_array_equal(crop[0].transpose(1, 2, 0), small[rows][:, columns])
 
 
+def test_crops_near_the_end_read_nothing_beyond_it() -> None:
+    """In memory whose next page may not be read."""
+    code = (
+        "import ctypes, mmap, numpy as np; from fhrt import ops\n"
+        "libc = ctypes.CDLL(None, use_errno=True); page = mmap.PAGESIZE; memory = mmap.mmap(-1, 2 * page)\n"
+        "start = ctypes.addressof(ctypes.c_char.from_buffer(memory))\n"
+        "assert libc.mprotect(ctypes.c_void_p(start + page), page, 0) == 0\n"
+        "bytes_ = np.frombuffer(memory, np.uint8, page)\n"
+        "for channels in (1, 2, 3, 4):\n"
+        "    for side in (3, 9, 20):\n"
+        "        frame = bytes_[page - side * side * channels :].reshape(side, side, channels)\n"
+        "        for scale in (0.4, 1.0, 1.7, 9.0, 50.0):\n"
+        "            for shift in (-3.0, 0.0, 0.5 * side, side - 4.2):\n"
+        "                ops.face_crop(frame, np.float32([[[scale, 0.1, shift], [-0.1, scale, shift]]]), (9, 17), 0.0, 1.0)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_frames_that_floats_cannot_address() -> None:
+    with pytest.raises(BadInputError, match="frame too large"):
+        ops.face_crop(np.zeros((1, 2**24 + 1, 1), np.uint8), np.zeros((1, 2, 3), np.float32), (2, 2), 0.0, 1.0)
+
+
 def test_under_torch_compile_and_export() -> None:
     """Whoever looks on sees the operators themselves, in one graph."""
     x, theta, b = torch.randn(2, 12, 16, 16, requires_grad=True), thetas(2), torch.rand(2, 3, 32, 32)

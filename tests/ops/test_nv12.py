@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from crops import resampled_nv12
 from numpy.typing import NDArray
 
 from fhrt import ops
@@ -63,12 +64,24 @@ def test_opencv_converts_alike() -> None:
 
 
 def test_chroma_is_sited_on_even_columns_between_rows() -> None:
-    chroma = np.full((3, 4, 2), 128, np.uint8)
-    chroma[..., 1] = 100 + 8 * np.arange(4) + 16 * np.arange(3)[:, None]  # Cr rises 4 per column and 8 per row of luma
-    frame = ops.Nv12(np.full((6, 8), 100, np.uint8), chroma, full_range=True)
-    red = ops.face_crop(frame, STAY, (6, 8), 0, 1)[0, 0]
-    rows, columns = np.clip(8 * np.arange(6)[:, None] - 4, 0, 32), np.clip(4 * np.arange(8), 0, 24)
-    np.testing.assert_allclose(red, 100 + 1.5748 * (100 - 128 + rows + columns), atol=1e-3)
+    chroma = np.full((8, 10, 2), 128, np.uint8)
+    chroma[..., 1] = 50 + 8 * np.arange(10) + 12 * np.arange(8)[:, None]  # Cr rises 4 per column and 6 per row of luma
+    frame = ops.Nv12(np.full((16, 20), 100, np.uint8), chroma, full_range=True)
+    red = ops.face_crop(frame, STAY, (16, 20), 0, 1)[0, 0]
+    rows, columns = 6 * np.arange(16)[:, None] - 3, 4 * np.arange(20)
+    inner = np.s_[4:-4, 4:-4]  # a cubic keeps a ramp where all that it reads is one
+    np.testing.assert_allclose(red[inner], np.clip(100 + 1.5748 * (50 - 128 + rows + columns), 0, 255)[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(31, 45), (30, 44)])
+def test_each_plane_is_the_antialiased_cubic(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    luma, chroma = rng.integers(0, 256, size, np.uint8), rng.integers(90, 160, (-(-size[0] // 2), -(-size[1] // 2), 2), np.uint8)
+    frame = ops.Nv12(luma, chroma, "bt601")
+    transforms = np.concatenate([TRANSFORMS, rng.normal(0, 4, (3, 2, 3)).astype(np.float32)])
+    expected = resampled_nv12(luma[..., None], chroma, frame.to_rgb, transforms, (6, 17)).clip(0, 255)
+    assert np.mean((expected > 0) & (expected < 255)) > 0.2
+    np.testing.assert_allclose(ops.face_crop(frame, transforms, (6, 17), 0, 1), expected, atol=0.01)
 
 
 def test_padded_rows_other_libraries_and_out() -> None:

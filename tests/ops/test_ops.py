@@ -4,18 +4,24 @@ import subprocess
 import sys
 import threading
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from crops import resampled
 from skimage.metrics import structural_similarity
 from torch import library
 
 from fhrt import ops
 from fhrt.errors import BadInputError
+from fhrt.resample import resize
 
 RNG = np.random.default_rng(0)
+
+
+def turned(angle: float, scale: float) -> np.ndarray:
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    return np.array([[[cos, -sin, 0], [sin, cos, 0]]], np.float32)
 
 
 def thetas(count: int) -> np.ndarray:
@@ -103,19 +109,54 @@ def test_ssim_is_scikit_images(size: tuple[int, int]) -> None:
     assert ops.ssim(a, a) == pytest.approx(1)
 
 
-def test_face_crop_is_warp_affine_where_it_magnifies() -> None:
-    frame = cv2.GaussianBlur(RNG.integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
-    transform = np.array([[0.7, -0.2, 20], [0.2, 0.7, -4]], np.float32)  # partly above the frame
-    ours = ops.face_crop(frame[:, 5:70], transform[None], (24, 30), 0, 1)[0].transpose(1, 2, 0)
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    theirs = cv2.warpAffine(np.ascontiguousarray(frame[:, 5:70]), transform, (30, 24), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    assert np.abs(ours - theirs).max() < 1.5
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("scale", [0.3, 1, 1.5, 3, 7.9, 8.1, 41])
+def test_face_crop_is_the_antialiased_cubic(channels: int, scale: float) -> None:
+    rng = np.random.default_rng(channels)
+    frame = rng.integers(0, 256, (45, 61, channels), np.uint8)
+    transforms = np.concatenate([turned(angle, scale) for angle in (0.0, 0.2, -2.5)] + [rng.normal(0, scale, (2, 2, 3))])
+    transforms[:, :, 2] = rng.uniform(-9, 45, (5, 2)) - 3 * scale  # many of them partly outside
+    transforms = transforms.astype(np.float32)
+    ours = ops.face_crop(frame, transforms, (7, 18), 127.5, 127.5) * 127.5 + 127.5
+    np.testing.assert_allclose(ours, np.clip(resampled(frame, transforms, (7, 18)), 0, 255), atol=5e-3)
 
 
-def test_face_crop_averages_where_it_shrinks_and_normalises() -> None:
-    board = ((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)[..., None]
-    crop = ops.face_crop(board, np.array([[[8, 0, 3.5], [0, 8, 3.5]]], np.float32), (8, 8), 127.5, 127.5)
-    np.testing.assert_allclose(crop, 0, atol=1e-5)
+@pytest.mark.parametrize("shrink", [2, 3, 8])
+def test_face_crop_shrinks_as_the_training_faces_were(shrink: int) -> None:
+    frame = RNG.integers(0, 256, (24 * shrink, 32 * shrink, 3), np.uint8)
+    upright = np.array([[[shrink, 0, (shrink - 1) / 2], [0, shrink, (shrink - 1) / 2]]], np.float32)
+    ours = ops.face_crop(frame, upright, (24, 32), 0, 1)[0]
+    theirs = resize(frame.transpose(2, 0, 1).astype(np.float32), (24, 32))
+    inner = np.s_[:, 2:-2, 2:-2]  # near the border resize leaves out what it has not, where the crop repeats the border
+    assert np.abs(ours - theirs)[inner].max() < 0.01
+
+
+def test_face_crop_keeps_what_lies_on_pixels() -> None:
+    frame = RNG.integers(0, 256, (30, 41, 3), np.uint8)
+    for x, y in ((0, 0), (5, 7), (-9, 3), (60, -40)):
+        crop = ops.face_crop(frame, np.array([[[1, 0, x], [0, 1, y]]], np.float32), (30, 41), 0, 1)[0].transpose(1, 2, 0)
+        rows, columns = np.clip(np.arange(30) + y, 0, 29), np.clip(np.arange(41) + x, 0, 40)
+        np.testing.assert_array_equal(crop, frame[np.ix_(rows, columns)])
+
+
+@pytest.mark.parametrize("scale", [0.6, 1, 1.7])
+def test_face_crop_turns_with_the_frame(scale: float) -> None:
+    frame = RNG.integers(0, 256, (40, 40, 3), np.uint8)
+    upright = np.array([[[scale, 0, 3.3], [0, scale, 2.1]]], np.float32)
+    quarter = np.array([[0, 1, 0], [-1, 0, 39], [0, 0, 1]])  # pixel of the frame turned by 90 degrees to the frame's
+    ours = ops.face_crop(frame, (quarter[:2] @ np.vstack([upright[0], [0, 0, 1]]))[None].astype(np.float32), (16, 18), 0, 1)
+    np.testing.assert_allclose(ours, ops.face_crop(np.ascontiguousarray(np.rot90(frame, -1)), upright, (16, 18), 0, 1), atol=2e-3)
+
+
+def test_face_crop_keeps_a_constant_frame_and_clamps_overshoot() -> None:
+    transforms = np.concatenate([turned(angle, scale) for angle in (0.0, 0.3) for scale in (0.3, 1, 1.3, 7, 9, 300)])
+    transforms[:, :, 2] = RNG.uniform(-5, 30, (len(transforms), 2))
+    np.testing.assert_allclose(ops.face_crop(np.full((30, 40, 3), 200, np.uint8), transforms, (6, 6), 0, 1), 200, atol=1e-3)
+    stripes = np.tile(np.uint8([0, 0, 0, 255, 255, 255]), (12, 4))[..., None]
+    between = np.array([[[1, 0, 6.5], [0, 1, 3]]], np.float32)
+    sharp = resampled(stripes, between, (4, 8))
+    assert sharp.min() < -10 and sharp.max() > 265
+    np.testing.assert_allclose(ops.face_crop(stripes, between, (4, 8), 0, 1), sharp.clip(0, 255), atol=1e-3)
 
 
 def test_threads_do_not_change_a_bit() -> None:
@@ -150,7 +191,16 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
 
 def test_a_crop_far_larger_than_its_frame_ends() -> None:
     crop = ops.face_crop(np.full((4, 4, 1), 9, np.uint8), np.array([[[1e30, 0, 0], [0, 1e30, 0]]], np.float32), (2, 2), 0, 1)
-    np.testing.assert_array_equal(crop, 9)
+    np.testing.assert_allclose(crop, 9, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-40, 5e3, 1e20, 3e38])
+def test_no_transform_leads_out_of_the_frame(value: float) -> None:
+    """Not one that collapses the crop, nor positions that overflow (to NaN, where infinities meet)."""
+    frame = RNG.integers(50, 60, (9, 7, 3), np.uint8)
+    signs = np.array([[[1, -1, 1], [-1, 1, -1]], [[1, 1, -1], [1, 1, -1]], [[0, 0, 1], [0, 1, 1]]], np.float32)
+    crops = ops.face_crop(frame, signs * np.float32(value), (3, 19), 0, 1)
+    assert crops.min() > 45 and crops.max() < 65  # what the cubic overshoots
 
 
 def test_gradients() -> None:
