@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import CROP_MARGIN, crop_transform, face_transform
+from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transform, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, Picture, as_boxes, as_frame, swap_channels
 from fhrt.ops import face_crop, to_image
 from fhrt.results import Face, Result
-from fhrt.runtime import Output
+from fhrt.runtime import Card, Output
 
 if TYPE_CHECKING:
     from fhrt.stream import Stream
@@ -73,7 +73,7 @@ class Hallucinator:
         timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
         faces: list[Face] = []
         if small:
-            batch, transforms = crop_faces(frame, small, self.engine.card.input_size, self.color)
+            batch, transforms = crop_faces(frame, small, self.engine.card, self.color)
             cropped = perf_counter()
             output = self.engine.run(batch)
             ran = perf_counter()
@@ -125,14 +125,15 @@ class Hallucinator:
 
 
 def crop_faces(
-    frame: Picture, detections: Sequence[Detection], size: tuple[int, int], color: Color, finer: int = 1
+    frame: Picture, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What a network whose LR faces are of `size` (h, w) sees of a frame `[H, W, 3]`, with `finer` times its rows and columns.
+    """What the network of a card sees of a frame `[H, W, 3]`, with `finer` times its rows and columns.
 
     Returns `[N, 3, h, w]` float32 RGB in [-1, 1], and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at least 1.
     """
-    height, width = size
-    finer_size, margin = (finer * height, finer * width), CROP_MARGIN.get(size, 1.0)
+    height, width = card.input_size
+    finer_size = (finer * height, finer * width)
+    margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
     transforms = np.stack([crop_transform(one.box, finer_size, eyes=one.eyes, margin=margin) for one in detections])
     batch = face_crop(frame, transforms, finer_size, 127.5, 127.5)
     return (np.ascontiguousarray(batch[:, ::-1]) if color == "bgr" else batch), transforms

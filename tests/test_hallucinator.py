@@ -17,7 +17,7 @@ class NearestEngine:
     """Enlarges eight times; keeps what it was given."""
 
     def __init__(self, theta=None):
-        self.card = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128))
+        self.card = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
         self.theta = theta
 
     def run(self, lr):

@@ -5,7 +5,7 @@ Boxes and eye points have (0, 0) at the outer corner of the first pixel; transfo
 
 from __future__ import annotations
 
-from math import atan2, cos, hypot, sin
+from math import atan2, cos, sin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ EYES_IN_SQUARE = (0.5, 0.42)
 SIDE_PER_BOX = 1.10
 EYES_IN_BOX = (0.5, 0.38)
 
-# A head turned to the side brings the eyes together: the square never gets smaller than this part of what the box says.
-MIN_SIDE_OF_BOX = 0.85
-
 # Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the
 # square.
 CROP_MARGIN = {(24, 24): 1.5}
+# Networks that straighten faces were trained on faces of 0.8 to 1 of their input's side, and of a crop that is a little
+# too small they cannot see the rest. On 120 faces set into photographs at 12 to 32 pixels and found by fhrt's own
+# detector (sizes off by 5 to 8 %) lite has 0.1 to 0.4 dB more PSNR with a margin of 1.05 to 1.08 than with none.
+STRAIGHTENED_MARGIN = 1.06
 
 
 def crop_transform(
@@ -40,7 +41,8 @@ def crop_transform(
     """Transform `[2, 3]` from the pixels of a crop of `size` (h, w) to the frame's.
 
     `box`: tight face, x1, y1, x2, y2. `eyes` `[2, 2]`: eye centres (x, y); the crop is then turned so that they are
-    level. `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
+    level, and lies by them. Its size is the box's all the same: a head turned to the side brings the eyes together.
+    `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
     """
     x1, y1, x2, y2 = box
     side = SIDE_PER_BOX * ((x2 - x1) * (y2 - y1)) ** 0.5
@@ -51,7 +53,6 @@ def crop_transform(
         dx, dy = (eyes[1] - eyes[0]).tolist()
         angle = atan2(dy, dx)
         middle = eyes.mean(0)
-        side = max(hypot(dx, dy) / EYE_DISTANCE, MIN_SIDE_OF_BOX * side)
     turn = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
     centre = middle + turn @ (0.5 - np.array(EYES_IN_SQUARE)) * side
     height, width = size

@@ -226,7 +226,7 @@ class Lane:
 
     def _crop(self, step: _Step) -> None:
         detections = [track.detection for track in step.tracks]
-        batch, transforms = crop_faces(step.frame.image, detections, self._hallucinator.engine.card.input_size, "bgr", finer=2)
+        batch, transforms = crop_faces(step.frame.image, detections, self._hallucinator.engine.card, "bgr", finer=2)
         crops = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         step.fused = [
             self._fusion.update(track.track_id, crop, transform, crop_quality(crop, track.detection))

@@ -14,14 +14,17 @@ def test_eyes_land_on_their_canonical_places(degrees):
     angle = np.radians(degrees)
     offset = 10 * np.array([np.cos(angle), np.sin(angle)])
     eyes = np.array([100, 60]) + np.array([-offset, offset])
-    transform = crop_transform((85, 45, 110, 80), (16, 16), eyes=eyes)
+    side = 20 / 0.36 / 1.10  # of the square box whose canonical square has its eyes 20 pixels apart
+    transform = crop_transform((80, 40, 80 + side, 40 + side), (16, 16), eyes=eyes)
     for eye, x in zip(eyes, (0.32, 0.68), strict=True):
         np.testing.assert_allclose(frame_position(transform, 16 * x, 16 * 0.42), eye, atol=1e-4)
 
 
-def test_foreshortened_eyes_do_not_shrink_the_crop_to_a_dot():
+def test_foreshortened_eyes_do_not_shrink_the_crop():
     eyes = np.array([[99.5, 60], [100.5, 60]])
-    assert crop_transform((85, 45, 110, 80), (16, 16), eyes=eyes)[0, 0] * 16 > 25
+    transform = crop_transform((85, 45, 110, 80), (16, 16), eyes=eyes)
+    assert transform[0, 0] * 16 == pytest.approx(1.10 * np.sqrt(25 * 35), rel=1e-5)
+    np.testing.assert_allclose(frame_position(transform, 8, 16 * 0.42), [100, 60], atol=1e-4)
 
 
 def test_box_gives_an_upright_square_with_eyes_inside_the_upper_half():

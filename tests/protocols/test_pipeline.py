@@ -37,7 +37,7 @@ from fhrt.protocols.pipeline import (
 from fhrt.protocols.pipeline_report import summarise, tabulate, write_pipeline_report
 
 OWN = [[20, 30, 40, 50], [150, 100, 12, 15]]  # x, y, w, h
-CARD = SimpleNamespace(name="bicubic", input_size=(16, 16), output_size=(128, 128))
+CARD = SimpleNamespace(name="bicubic", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
 
 
 class Bicubic:

@@ -11,7 +11,7 @@ class KnownEngine:
     """Enlarges eight times, `seconds` a call; keeps how many faces each call had."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.card = SimpleNamespace(name="known", input_size=(16, 16), output_size=(128, 128))
+        self.card = SimpleNamespace(name="known", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
         self.seconds = seconds
         self.batches: list[int] = []
 
