@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,26 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             output_size=sr_size,
             outputs=outputs,
             hparams=about.get("hparams", {}),
-            parameters=sum(tensor.numel() for tensor in numbers),
-            gflops=round(counter.get_total_flops() / 1e9, 3),
-            training=describe_training(about),
-            licence=LICENCE,
             scores=scores or {},
-            sha256=checksums(folder, GRAPH, WEIGHTS),
+            **counted(numbers, counter, about, folder),
         )
         write_card(card, folder)
         _compare(model, folder, TOLERANCE[facts.made])
     return out
 
 
-def describe_training(about: dict[str, Any]) -> str:
+def counted(numbers: Iterable[torch.Tensor], counter: FlopCounterMode, about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of a card that follow from a network's numbers, its operations, its checkpoint, and the files in its folder."""
+    return {
+        "parameters": sum(tensor.numel() for tensor in numbers),
+        "gflops": round(counter.get_total_flops() / 1e9, 3),
+        "training": _training(about),
+        "licence": LICENCE,
+        "sha256": checksums(folder, GRAPH, WEIGHTS),
+    }
+
+
+def _training(about: dict[str, Any]) -> str:
     """What a card says of it, from what a checkpoint says of itself."""
     data = about.get("data", "data not recorded")
     if "entries" in about:

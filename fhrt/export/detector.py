@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fhrt.errors import WeightsError
-from fhrt.export.bundle import LICENCE, describe_training, read_checkpoint, rewritten
-from fhrt.export.folder import checksums, new_bundle, write_card
+from fhrt.export.bundle import counted, read_checkpoint, rewritten
+from fhrt.export.folder import new_bundle, write_card
 from fhrt.export.graph import trace
 from fhrt.export.weights import externalise
 from fhrt.models.detector import COARSEST, STRIDE, Detector
@@ -73,12 +73,8 @@ def export_detector(checkpoint: Path, out: Path, scores: dict[str, dict[str, flo
             output_size=(COARSEST // STRIDE, COARSEST // STRIDE),
             outputs=OUTPUTS,
             hparams={f"calibration_{index}": weight for index, weight in enumerate(about.get("calibration", NONE))},
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            gflops=round(counter.get_total_flops() / 1e9, 3),
-            training=describe_training(about),
-            licence=LICENCE,
             scores=scores or {},
-            sha256=checksums(folder, GRAPH, WEIGHTS),
+            **counted(network.parameters(), counter, about, folder),
         )
         write_card(card, folder)
         _compare(model, folder)

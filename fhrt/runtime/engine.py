@@ -66,8 +66,8 @@ class Output:
     sr_4x: NDArray[np.float32] | None = None
 
 
-class Engine(Protocol):
-    """A bundle made executable."""
+class Opened(Protocol):
+    """What can be said of a bundle that was made executable."""
 
     @property
     def card(self) -> Card: ...
@@ -77,23 +77,18 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str: ...
+
+
+class Engine(Opened, Protocol):
+    """A bundle made executable."""
 
     def run(self, lr: NDArray[np.float32]) -> Output:
         """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else."""
         ...
 
 
-class FrameEngine(Protocol):
+class FrameEngine(Opened, Protocol):
     """A bundle made executable whose network takes a whole frame."""
-
-    @property
-    def card(self) -> Card: ...
-
-    @property
-    def backend(self) -> str: ...
-
-    @property
-    def precision(self) -> str: ...
 
     def run(self, frame: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """The card's outputs, [1, C, h, w] each, of a BGR frame [H, W, 3] uint8 of any size.
