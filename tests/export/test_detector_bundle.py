@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_frames
+from archives import write_frames
 from norms import shake_norms
 
 from fhrt.errors import BadInputError, WeightsError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import made_up_faces, write_shard
+from archives import made_up_faces, write_shard
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 from typer.testing import CliRunner

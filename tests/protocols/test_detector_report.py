@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import write_frames
+from archives import write_frames
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 

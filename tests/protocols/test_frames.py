@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import write_frames, write_tar
+from archives import write_frames, write_tar
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError

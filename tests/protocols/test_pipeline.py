@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import write_frames
+from archives import write_frames
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 

@@ -289,7 +289,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path: Path) -> None:
             sink.write(Result(np.zeros((2, 2, 3), np.uint8), [], {}, number=number))
     """
     path = tmp_path / "a.jsonl"
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code), str(path)], capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1] == f"fhrt.errors.OutputError: cannot write {path}: File too large"
     text = path.read_text()
     assert text.endswith("}\n") and 800 < len(text) < 1000

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_frames, write_shard
+from archives import write_frames, write_shard
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_shard
+from archives import write_shard
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
