@@ -52,9 +52,12 @@ Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped mod
 Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, or int8 where the model has that form.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
-DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file.")]
+DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, a detector's bundle folder, or the path of a YuNet ONNX file.")]
 DetectorNames = Annotated[
-    list[str], typer.Option("--detector", help="auto, haar, or the path of a YuNet ONNX file; repeatable.", show_default="auto")
+    list[str],
+    typer.Option(
+        "--detector", help="auto, haar, a detector's bundle folder, or the path of a YuNet ONNX file; repeatable.", show_default="auto"
+    ),
 ]
 ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this folder (needs matplotlib).")]
 MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
