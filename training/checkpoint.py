@@ -63,3 +63,12 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, prefix: str, tensors: dic
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Moves a `plain_state` towards the module's, in place: ``average · decay + value · (1 − decay)``; whole numbers are copied."""
+    for key, value in module.state_dict().items():
+        if value.is_floating_point():
+            average[key].lerp_(value.detach(), 1 - decay)
+        else:
+            average[key].copy_(value)

@@ -20,7 +20,7 @@ from fhrt.errors import BadInputError
 from fhrt.faces.centres import decode, probability, score_features
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
-from fhrt.protocols.frames import walk_frames
+from fhrt.protocols.frames import HELD_BACK, walk_frames
 from training import checkpoint
 from training.faces import describe, load_faces
 from training.loop import DivergedError
@@ -30,7 +30,6 @@ CELLS = SIDE // STRIDE
 SPREAD, LEAST_SPREAD = 0.07, 0.55  # standard deviation of a face's peak: parts of its box, and cells
 NEAR = 0.2  # of a peak's height from which on a cell answers for the face's geometry
 WEIGHTS = {"heat": 1.0, "box": 2.0, "place": 1.0, "eyes": 1.0}
-HELD_BACK = 100  # photographs of the training split, the last ones, that validate
 SAVE_SECONDS, LOG_EVERY = 240.0, 50
 
 
@@ -159,7 +158,8 @@ def train_detector(
         average = {key: value.to(device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(optimiser, "optimiser", tensors)
         step, best = about["step"], about["best"]
-    facts = {"model": "detector", "data": f"{describe(data, 'train', 24000)}; {len(photographs) - HELD_BACK} photographs"}
+    scenes = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", batch, seed, step, steps)
+    facts = {"model": "detector", "data": f"{describe(data, 'train', len(scenes.faces))}; {len(photographs) - HELD_BACK} photographs"}
 
     def save() -> None:
         tensors = checkpoint.pack("model", model.state_dict()) | checkpoint.pack("average", average)
@@ -167,7 +167,6 @@ def train_detector(
             out / "last.safetensors", tensors | checkpoint.pack_optimiser(optimiser, "optimiser"), facts | {"step": step, "best": best}
         )
 
-    scenes = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", batch, seed, step, steps)
     loader: Iterator[Targets] = iter(DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
     console, saved, recalls = Console(), time.monotonic(), dict[str, float]()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -189,7 +188,7 @@ def train_detector(
                 if not torch.isfinite(norm):
                     raise DivergedError(f"the gradient is {norm.item()} at step {step}; resume from last.safetensors with a lower lr")
                 optimiser.step()
-                _follow(average, model, min(0.999, (1 + step) / (10 + step)))
+                checkpoint.follow(average, model, min(0.999, (1 + step) / (10 + step)))
                 step += 1
                 if step % LOG_EVERY == 0:
                     told = "  ".join(f"{name} {term.item():.3f}" for name, term in terms.items())
@@ -214,14 +213,6 @@ def train_detector(
         console.print(f"stopped at step {step}; continue with --resume")
     save()
     return recalls
-
-
-def _follow(average: dict[str, Tensor], model: Detector, decay: float) -> None:
-    for key, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[key].lerp_(value.detach(), 1 - decay)
-        else:
-            average[key].copy_(value)
 
 
 def validate(weights: dict[str, Tensor], photographs: list[Photograph], device: str) -> tuple[dict[str, float], list[float]]:

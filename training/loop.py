@@ -139,12 +139,7 @@ class Trainer:
 
     def _update_average(self) -> None:
         # The average starts young and grows old, so that early steps do not linger in it.
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        for key, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].lerp_(value.detach(), 1 - decay)
-            else:
-                self.average[key].copy_(value)
+        checkpoint.follow(self.average, self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
 
     # -- the run --------------------------------------------------------------------------------------------------
 

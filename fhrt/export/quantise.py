@@ -25,7 +25,7 @@ from fhrt.metrics import psnr
 from fhrt.metrics.detection import average_precision, match_all
 from fhrt.protocols import PROTOCOLS, make_pairs
 from fhrt.protocols.archive import read_faces, walk_faces
-from fhrt.protocols.frames import walk_frames
+from fhrt.protocols.frames import HELD_BACK, walk_frames
 from fhrt.resample import to_uint8
 from fhrt.runtime import Engine, load
 from fhrt.runtime.batch import whole_pieces
@@ -33,7 +33,6 @@ from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_b
 from fhrt.runtime.card import Card, Int8
 
 FACES, PHOTOGRAPHS = 300, 64  # to calibrate with
-HELD_BACK = 100  # photographs that validate (training/detector.py)
 FEWEST = 32
 BATCH = 10
 SEED = 2018

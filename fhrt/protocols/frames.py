@@ -15,6 +15,8 @@ from fhrt.errors import BadInputError
 from fhrt.faces.inputs import decode_picture
 
 BOXES = "boxes.json"
+HELD_BACK = 100
+"""Photographs of the train split, the last ones, that no detector is trained with: they validate."""
 Length = Annotated[FiniteFloat, Field(ge=0)]
 
 
