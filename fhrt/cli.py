@@ -223,12 +223,15 @@ def export(
     name: Annotated[str, typer.Argument(help="System that the checkpoint belongs to, or detector.", show_default=False)],
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that the training wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle.")],
+    packed: Annotated[bool, typer.Option("--packed", help="Keep the layers' weights as int8: half the file. Not for a detector.")] = False,
 ) -> None:
     """Turn a trained checkpoint into a bundle (needs torch)."""
     from fhrt.export import export as export_bundle
     from fhrt.export import export_detector
 
-    folder = export_detector(checkpoint, output) if name == "detector" else export_bundle(name, checkpoint, output)
+    if name == "detector" and packed:
+        raise BadInputError("a detector's weights are not packed: they fit into 1 MB")
+    folder = export_detector(checkpoint, output) if name == "detector" else export_bundle(name, checkpoint, output, packed=packed)
     out.print(str(folder), highlight=False, soft_wrap=True)
 
 

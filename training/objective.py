@@ -22,7 +22,7 @@ class Objective(nn.Module):
     """``forward(batch, critic, localise_only)`` → the loss terms by name, and the faces [N, 3, H, W] for the critic.
 
     Everything that has a gradient is inside, so that several devices can share a step. network: one of `fhrt.models`; the recipe may name
-    a stage of it, which then is all that is trained. Raises BadInputError where the network has no such stage.
+    a stage of it, which then is all that is trained. Raises BadInputError where the network has no such stage, or nothing to localise with.
     """
 
     def __init__(
@@ -31,6 +31,8 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.features, self.identity = network, features, identity
         self.recipe = recipe
+        if recipe.localise_steps and not (recipe.losses.theta and any(hasattr(network, one) for one in ("localise", "upright"))):
+            raise BadInputError(f"localise_steps needs a theta loss and a network that localises; {recipe.model} cannot")
         if recipe.stage:
             if not hasattr(network, "stage") or recipe.stage not in dict(network.named_children()):
                 raise BadInputError(f"{recipe.model} has no stage {recipe.stage!r}")
@@ -63,6 +65,9 @@ class Objective(nn.Module):
                 output = ModelOutput(network.restore(batch.lr, theta))
         else:
             with self._autocast(batch):
+                if localise_only:
+                    _, upright = network.upright(batch.lr)
+                    return {"theta": weights.theta * theta_loss(upright.float(), batch.theta)}, None
                 output = self.output(batch.lr)
             if weights.theta and output.theta is not None:
                 terms["theta"] = weights.theta * theta_loss(output.theta.float(), batch.theta)

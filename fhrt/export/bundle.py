@@ -18,7 +18,7 @@ from fhrt.errors import WeightsError
 from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.graph import named_outputs, to_onnx
 from fhrt.export.rewrite import rewrite
-from fhrt.export.weights import externalise
+from fhrt.export.weights import externalise, on_grid
 from fhrt.models import create, system
 from fhrt.runtime.bundle import GRAPH, WEIGHTS, open_bundle
 from fhrt.runtime.card import Card
@@ -29,8 +29,10 @@ TOLERANCE = {"fit": 1e-4, "dictionary": 2e-3}
 """Largest difference from torch's picture, by how a system is made: the neighbours' weights solve a system that amplifies rounding."""
 
 
-def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, float]] | None = None) -> Path:
+def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, float]] | None = None, *, packed: bool = False) -> Path:
     """Write the bundle folder ``out`` of a ``best.safetensors`` that ``python -m training`` wrote, and return it.
+
+    packed: the layers' weights as int8 with a scale per output channel, half as many bytes; they are computed with in float32 all the same.
 
     Raises UnknownModelError; WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from
     torch's by more than `TOLERANCE`; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
@@ -38,14 +40,14 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     facts = system(name)
     lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
     state, about = read_checkpoint(checkpoint)
-    model = rewritten(create(name, **about.get("hparams", {})), state, f"{checkpoint} is not a checkpoint of {name}")
+    model = rewritten(create(name, **about.get("hparams", {})), state, f"{checkpoint} is not a checkpoint of {name}", packed)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         given = named_outputs(model(torch.zeros(1, 3, *lr_size)))
     numbers = model.parameters() if facts.made == "fit" else model.state_dict().values()  # a dictionary's entries are no parameters
     outputs = tuple(name for name in facts.outputs if name in given)  # a row of an ablation may lack some
     with new_bundle(out) as folder:
         proto = to_onnx(model, lr_size, outputs)
-        externalise(proto, folder, WEIGHTS, {name for name, _ in model.named_parameters()})
+        externalise(proto, folder, WEIGHTS, {name for name, _ in model.named_parameters()}, packable(model) if packed else {})
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
         card = Card(
@@ -93,16 +95,24 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str
         raise WeightsError(f"{checkpoint} is not a checkpoint: {error}") from error
 
 
-def rewritten(model: nn.Module, state: dict[str, torch.Tensor], what: str) -> nn.Module:
-    """The network with these weights, rewritten, rounded to fp16. Raises WeightsError where they are not ``what``'s."""
+def packable(model: nn.Module) -> dict[str, int]:
+    """Names of the layers' weights, with the axis of their output channels."""
+    kinds = {nn.Conv2d: 0, nn.ConvTranspose2d: 1, nn.Linear: 0}
+    return {f"{name}.weight": kinds[type(layer)] for name, layer in model.named_modules() if type(layer) in kinds}
+
+
+def rewritten(model: nn.Module, state: dict[str, torch.Tensor], what: str, packed: bool = False) -> nn.Module:
+    """The network with these weights, rewritten, rounded as its file will be. Raises WeightsError where they are not ``what``'s."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{what}: {str(error).splitlines()[0]}") from error
     model = rewrite(model)
+    axes = packable(model) if packed else {}
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half().float())
+        for name, parameter in model.named_parameters():
+            rounded = torch.from_numpy(on_grid(parameter.numpy(), axes[name])) if name in axes else parameter.half().float()
+            parameter.copy_(rounded)
     return model
 
 

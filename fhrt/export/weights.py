@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
+
+from fhrt.runtime.plan import fold_weights
 
 _SMALL = 1024  # bytes: smaller constants stay in the graph
 
 
-def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Collection[str] | None = None) -> None:
+def externalise(
+    proto: onnx.ModelProto, folder: Path, file: str, parameters: Collection[str] | None = None, packed: Mapping[str, int] | None = None
+) -> None:
     """Write the initialisers to ``folder/file`` and let the graph point there by offset; changes ``proto``.
 
     Those named in ``parameters`` (state-dict keys; all when left out) become fp16 where they are float32. The graph computes in float32:
     each of them passes a Cast, which runtimes fold away when they load the file. Large constants (dictionaries, int8 weights) keep their
     type.
+    Those in ``packed`` (state-dict key → axis of the output channels) become int8 instead, with a scale for each channel, and pass a
+    DequantizeLinear; what is on that grid already (`on_grid`) stays what it is.
     What (de)quantises stays in the graph: a scale is exact or wrong, and TensorRT wants to see it.
     """
-    graph = proto.graph
+    graph, packed = proto.graph, packed or {}
     scales = {name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
-    halved, arrays = set(), {}
+    halved, dequantised, arrays = set(), {}, {}
     for tensor in graph.initializer:
         key, value = _key(tensor.name), numpy_helper.to_array(tensor)
         if tensor.name in scales:
             continue
-        if value.dtype == np.float32 and (parameters is None or key in parameters):
+        if key in packed:
+            arrays[key], dequantised[key] = pack(value, packed[key])
+        elif value.dtype == np.float32 and (parameters is None or key in parameters):
             halved.add(key)
             arrays[key] = value.astype(np.float16)
         elif value.nbytes >= _SMALL or value.dtype == np.int8:
@@ -39,7 +48,7 @@ def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Col
     with (folder / file).open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    casts = []
+    unpacking, added = [], []
     for tensor in graph.initializer:
         key = _key(tensor.name)
         if tensor.name in scales or key not in arrays:
@@ -47,29 +56,44 @@ def externalise(proto: onnx.ModelProto, folder: Path, file: str, parameters: Col
         if key in halved:
             whole = tensor.name
             tensor.name, tensor.data_type = f"{whole}.fp16", TensorProto.FLOAT16
-            casts.append(helper.make_node("Cast", [tensor.name], [whole], name=f"{whole}.cast", to=TensorProto.FLOAT))
+            unpacking.append(helper.make_node("Cast", [tensor.name], [whole], name=f"{whole}.cast", to=TensorProto.FLOAT))
+        elif key in dequantised:
+            whole = tensor.name
+            tensor.name, tensor.data_type, scale = f"{whole}.int8", TensorProto.INT8, f"{whole}.scale"
+            added.append(numpy_helper.from_array(dequantised[key], scale))
+            node = helper.make_node("DequantizeLinear", [tensor.name, scale], [whole], name=f"{whole}.dequantise", axis=packed[key])
+            unpacking.append(node)
         begin, end = header[key]["data_offsets"]
         tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL))
         for name, where in (("location", file), ("offset", 8 + length + begin), ("length", end - begin)):
             tensor.external_data.add(key=name, value=str(where))
-    _replace_nodes(graph, [*casts, *graph.node])
+    graph.initializer.extend(added)
+    nodes = [*unpacking, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def internalise(path: Path) -> onnx.ModelProto:
-    """The graph that `externalise` wrote to ``path``, its weights inside, as float32 and without their casts."""
+    """The graph that `externalise` wrote to ``path``, its weights inside, as float32."""
     proto = onnx.load(path)
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    casts = [node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] in weights]
-    for node in casts:
-        tensor = weights[node.input[0]]
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), node.output[0]))
-    _replace_nodes(proto.graph, [node for node in proto.graph.node if node not in casts])
+    fold_weights(proto)
     return proto
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    del graph.node[:]
-    graph.node.extend(nodes)
+def pack(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight as int8 −127..127, and what one of them is worth in each channel along ``axis``: a 127th of its largest magnitude."""
+    others = tuple(each for each in range(weight.ndim) if each != axis)
+    scale = np.abs(weight).max(axis=others, keepdims=True) / 127
+    values = np.rint(weight / np.where(scale > 0, scale, 1))
+    return values.astype(np.int8), scale.reshape(-1)
+
+
+def on_grid(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """A weight as it is after it was packed."""
+    values, scale = pack(weight, axis)
+    along = np.ones(weight.ndim, int)
+    along[axis] = -1
+    return values * scale.reshape(along)
 
 
 def _key(name: str) -> str:

@@ -72,15 +72,20 @@ class MTUN(nn.Module):
             nn.Conv2d(g // 2, 3, 5, padding=2),
         )  # fmt: skip
 
-    def forward(self, lr: Tensor) -> ModelOutput:
+    def upright(self, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """The map [N, 67, 64, 64] behind the transformer, and theta [N, 2, 3]."""
         x = self.upsample(torch.cat([self.encoder(lr), lr], 1))
         x, theta = self.stn(torch.cat([x, F.interpolate(lr, scale_factor=4, mode="nearest")], 1))
+        return x, half_pixel_theta(theta, SIDE)
+
+    def forward(self, lr: Tensor) -> ModelOutput:
+        x, theta = self.upright(lr)
         aligned = self.align(x)
         heatmaps = self._heatmaps(aligned)
         x = self.fuse(torch.cat([aligned, heatmaps[-1]], 1))
         if self.skip is not None:
             x = torch.cat([self.skip(aligned), x], 1)
-        return ModelOutput(self.tail(x), half_pixel_theta(theta, SIDE), heatmaps)
+        return ModelOutput(self.tail(x), theta, heatmaps)
 
     def _heatmaps(self, aligned: Tensor) -> tuple[Tensor, ...]:
         factor = SIDE // self.heatmap_side

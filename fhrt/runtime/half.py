@@ -118,7 +118,7 @@ class _Halver:
                 wide.update(node.output)
                 names += node.input
         for node in self.source.graph.node:
-            if node.op_type in ("Cast", "Constant", "ConstantOfShape"):  # these say themselves what they give
+            if node.op_type in ("Cast", "Constant", "ConstantOfShape", "DequantizeLinear"):  # these say themselves what they give
                 wide.update(node.output)
         return wide
 

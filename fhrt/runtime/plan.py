@@ -42,14 +42,14 @@ class Segment:
     outputs: tuple[Tensor, ...]
 
     def serialize(self, bundle: Bundle, batch: int | None = None) -> bytes:
-        """The model with its weights inside, those that it casts to float32 already so, and with ``batch`` for exactly so many faces."""
+        """The model with its weights inside, as its layers read them, and with ``batch`` for exactly so many faces."""
         from onnx import ModelProto
         from onnx.external_data_helper import load_external_data_for_model
 
         model = ModelProto()
         model.CopyFrom(self.model)
         load_external_data_for_model(model, str(bundle.folder))
-        _fold_casts(model)
+        fold_weights(model)
         if batch is not None:
             for value, tensor in zip(model.graph.input, self.inputs, strict=True):
                 for axis, size in zip(value.type.tensor_type.shape.dim, tensor.at(batch), strict=True):
@@ -235,18 +235,30 @@ def _take(waiting: list[NodeProto], done: set[str], kernels: bool) -> tuple[list
     return taken, rest
 
 
-def _fold_casts(model: ModelProto) -> None:
-    """Casts of weights done ahead: TensorRT wants a convolution's weights to be constants."""
-    from onnx import TensorProto, numpy_helper
+def fold_weights(model: ModelProto) -> None:
+    """Weights as its layers read them, whose files keep them smaller: TensorRT wants those of a convolution to be constants. Changes
+    ``model``, which holds its weights inside. A graph that computes in INT8 keeps its int8 weights.
+    """
+    from onnx import numpy_helper
+    from onnx.helper import get_node_attr_value, tensor_dtype_to_np_dtype
 
     graph = model.graph
-    halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in halves and node.attribute[0].i == TensorProto.FLOAT]
-    for node in casts:
-        values = numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+    held = {tensor.name: tensor for tensor in graph.initializer}
+    int8 = any(node.op_type == "QuantizeLinear" for node in graph.node)
+    for node in list(graph.node):
+        if not set(node.input) <= held.keys():
+            continue
+        if node.op_type == "Cast":
+            values = numpy_helper.to_array(held[node.input[0]]).astype(tensor_dtype_to_np_dtype(get_node_attr_value(node, "to")))
+        elif node.op_type == "DequantizeLinear" and not int8:
+            packed, scale = (numpy_helper.to_array(held[name]) for name in node.input)
+            along = np.ones(packed.ndim, int)
+            along[get_node_attr_value(node, "axis")] = -1
+            values = packed * scale.reshape(along)
+        else:
+            continue
+        held[node.output[0]] = numpy_helper.from_array(values, node.output[0])
         graph.node.remove(node)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(tensor for name, tensor in held.items() if name in used)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -17,6 +18,10 @@ from fhrt.export import export
 from fhrt.models import create
 from fhrt.resample import resize
 from fhrt.runtime import load
+from fhrt.runtime.bundle import open_bundle
+from fhrt.runtime.cut import CutSession
+from fhrt.runtime.half import halve
+from fhrt.runtime.plan import cut
 from training import checkpoint
 
 SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
@@ -104,6 +109,23 @@ def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[s
     for name in sides:
         picture = getattr(output, name)
         assert picture is None if name not in outputs else picture.shape == (2, 3, sides[name], sides[name])
+
+
+@pytest.mark.parametrize(("name", "hparams"), [("lite", SMALL), ("mtun", {"width": 8, "stacks": 1})], ids=["lite", "mtun"])
+def test_packed_weights(name: str, hparams: dict[str, int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "best.safetensors", create(name, **hparams).state_dict(), {"model": name, "hparams": hparams})
+    plain, packed = (export(name, tmp_path / "best.safetensors", tmp_path / each, packed=each == "packed") for each in ("plain", "packed"))
+    weights, others = load_file(packed / "model.safetensors"), load_file(plain / "model.safetensors")
+    int8 = {key for key, weight in weights.items() if weight.dtype == np.int8}
+    assert int8 == {key for key, weight in others.items() if weight.ndim > 1 and key.endswith(".weight") and ".mix." not in key}
+    assert all(weights[key].nbytes == others[key].nbytes / 2 and np.abs(weights[key]).max() in (0, 127) for key in int8)
+    check_pieces(packed)
+    expected, given = load(plain).run(LR[:4]), load(packed).run(LR[:4])  # `export` has compared it with torch already
+    assert 0 < np.abs(given.sr - expected.sr).max() < 0.05 * np.ptp(expected.sr)
+    bundle = open_bundle(packed)
+    half = CutSession(bundle, onnxruntime.SessionOptions(), halve(cut(bundle))).run(["sr"], {"lr": LR[:4]})[0]
+    np.testing.assert_allclose(half, given.sr, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["mnce", "lle", "lcr"])

@@ -43,11 +43,21 @@ def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
         Trainer(recipe(model="mnce", hparams={}), archive, tmp_path)
 
 
-def test_the_localisation_learns_first_when_told(archive: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe(localise_steps=1), archive, tmp_path)
-    batches = [make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(n)) for n in range(2)]
+@pytest.mark.parametrize("changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1}}, {"model": "tdn", "hparams": {}}], ids=str)
+def test_the_localisation_learns_first_when_told(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(localise_steps=1, batch=2, **changes), archive, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    batches = [make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(n)) for n in range(2)]
     assert set(trainer.train_step(batches[0])) == {"theta"}
+    last = list(trainer.model.parameters())[-1]
+    assert torch.equal(last, before[[name for name, _ in trainer.model.named_parameters()][-1]]), "the last layer makes pictures"
     assert set(trainer.train_step(batches[1])) == {"theta", "l1", "ssim"}
+
+
+@pytest.mark.parametrize("changes", [{"model": "urdgn", "hparams": {}}, {"losses": Losses(l1=1)}], ids=str)
+def test_what_cannot_localise_is_not_told_to(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="localise_steps needs a theta loss and a network that localises"):
+        Trainer(recipe(localise_steps=1, **changes), archive, tmp_path)
 
 
 def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path) -> None:
