@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -118,6 +120,48 @@ class Proxy:
                         client.sendall(data[: len(data) // 2])  # half a packet
                         return
                     client.sendall(data)
+
+
+class TlsFront:
+    """TLS before a server, with a certificate that nobody vouches for, as cameras have them: what ``rtsps://`` connects to."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        if (openssl := shutil.which("openssl")) is None:
+            pytest.skip("needs openssl to make a certificate: apt-get install openssl")
+        pem = folder / "server.pem"
+        command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=camera"]
+        subprocess.run([*command, "-keyout", str(pem), "-out", str(folder / "public.pem")], check=True, capture_output=True)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(folder / "public.pem", pem)
+        self._server = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port, self.connections = self._listener.getsockname()[1], 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> TlsFront:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
+            except ssl.SSLError:  # no TLS
+                continue
+            except OSError:
+                return
+            self.connections += 1
+            server = socket.create_connection(("127.0.0.1", self._server))
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError), source, sink:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
 
 
 class Sender:

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from clips import number_in, read_units, write_video
-from servers import GstServer, Proxy, Sender, need_gst, raw_server, wait_for
+from servers import GstServer, Proxy, Sender, TlsFront, need_gst, raw_server, wait_for
 
 from fhrt.video import Reader, State, find_sources
 
@@ -53,6 +53,17 @@ def test_frames_come_in_order_with_their_times(server: GstServer, transport: str
     assert (np.diff(numbers) % 100 == 1).all()
     assert np.diff([frame.time for frame in frames]) == pytest.approx([1 / FPS] * 49, abs=1e-3)
     assert frames[0].time == 0 and reader.health.snapshot().clock_jumps == 0
+
+
+def test_behind_tls(server: GstServer, tmp_path: Path) -> None:
+    with TlsFront(server.port, tmp_path) as front:
+        with Reader(f"rtsps://127.0.0.1:{front.port}/a", policy="all") as reader:
+            frames = [reader.take(5) for _ in range(20)]
+        assert all(frames) and front.connections == 1
+        assert (np.diff([number_in(frame.image) for frame in frames]) % 100 == 1).all()
+        with Reader(f"rtsp://127.0.0.1:{front.port}/a") as plain:  # no TLS: refused, said, and tried again
+            wait_for(lambda: bool(plain.health.snapshot().reason), 10)
+            assert plain.take(0) is None and not live(plain)
 
 
 def test_the_cameras_clock_gives_the_latency(server: GstServer) -> None:
