@@ -48,7 +48,7 @@ def measure(
     runs: int,
     warmup: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
-    """A row per batch size and engine (each backend in each precision), and of the first engine the times of the demo picture and `frame_rows`.
+    """A row per batch size and engine (each backend in each precision); of the first, the times of the demo picture and `frame_rows`.
 
     A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size and the session take turns.
     """
@@ -82,7 +82,7 @@ def measure(
 
 
 def frame_rows(hallucinator: Hallucinator, runs: int, warmup: int) -> list[dict[str, Any]]:
-    """From a 1080p frame of uint8 with 16 boxes to 16 SR faces on the host, end to end; p50, p95 and p99 in milliseconds, ways taking turns.
+    """From a 1080p frame of uint8 with 16 boxes to 16 SR faces on the host: p50, p95 and p99 in milliseconds, the ways taking turns.
 
     A row per way: the frame on the host; with an engine on a device also a frame that is there, and crops that are cut out on the host
     and go up in its place.

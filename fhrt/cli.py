@@ -50,7 +50,8 @@ err = Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
 Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, or int8 where the model has that form.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda or cuda:N. What is named runs there, or is an error.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, int8 where the model has that form, or fp16 on a GPU.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
 DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, a detector's bundle folder, or the path of a YuNet ONNX file.")]
 DetectorNames = Annotated[
@@ -90,6 +91,7 @@ def run(
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
@@ -103,7 +105,8 @@ def run(
     from fhrt.results import write_picture
 
     pictures = _pictures(inputs)
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, detector=detector, max_face=max_face, threads=threads)
+    options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+    hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
     _make_folder(output)
     best: list[Face] = []
     # Names of input pictures that lie in the output folder are taken too: a picture is never written over.
@@ -135,13 +138,14 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("fhrt_demo.png"),
     model: Model = "lite",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
     """Hallucinate the faces of a picture that comes with fhrt."""
     from fhrt.hallucinator import Hallucinator
 
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads)
+    hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads)
     with resources.as_file(resources.files("fhrt") / "assets" / "crowd.png") as crowd:
         result = hallucinator.run(crowd)
     result.save(output)
@@ -165,6 +169,7 @@ def stream(
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
     color: Annotated[str, typer.Option(help="Channel order of the pictures that outputs get: bgr or rgb.")] = "bgr",
@@ -177,8 +182,8 @@ def stream(
     from fhrt.stream.command import follow, logging_to, open_sinks
 
     with logging_to(err, as_json=log_json) as say:
-        options = {"backend": backend, "precision": precision, "detector": detector, "max_face": max_face, "threads": threads}
-        hallucinator = Hallucinator(model, color=color, **options)  # type: ignore[arg-type]
+        options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+        hallucinator = Hallucinator(model, detector=detector, max_face=max_face, color=color, **options)  # type: ignore[arg-type]
         named = sources[0] if len(sources) == 1 else sources
         live = hallucinator.stream(named, policy=policy, sinks=open_sinks(output or [], named, paste), detect_every=detect_every, fuse=fuse)
         follow(live, say, status=err if status else None, metrics=metrics)
@@ -311,7 +316,7 @@ def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
     backend: Annotated[list[str], typer.Option(help="Repeatable.")] = ["auto"],  # noqa: B006
     precision: Annotated[list[str], typer.Option(help="With every backend; repeatable.")] = ["auto"],  # noqa: B006
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     threads: Threads = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
@@ -368,6 +373,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
     report: Annotated[
@@ -391,7 +397,7 @@ def evaluate(
     elif recognition is not None:
         raise BadInputError("identity similarity is in reports only; add --report FOLDER")
     names = [card.name for card in list_models()] if model == "all" else [model]
-    engines = [load(name, backend=backend, precision=precision, threads=threads) for name in names]
+    engines = [load(name, backend=backend, device=device, precision=precision, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
         advance = _advance(progress, "Scoring")
         if report is not None:
@@ -463,6 +469,7 @@ def evaluate_pipeline(
     limit: Annotated[int | None, typer.Option(min=1, help="Set only so many faces, from all over the archive.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Score detector and model together: known faces, set into photographs, are found, hallucinated and compared with the truth."""
@@ -475,7 +482,7 @@ def evaluate_pipeline(
     if output is not None:
         require_matplotlib()
     detectors = create_detectors(detector)
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads, max_face=float("inf"))
+    hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads, max_face=float("inf"))
     with Progress(console=err, transient=True) as progress:
         score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
     numbers = summarise(score)

@@ -179,7 +179,9 @@ class Torch:
     def up(self, array: NDArray[Any]) -> Any:
         import torch
 
-        return torch.from_numpy(array).pin_memory().to(self.place, non_blocking=True)
+        pinned = torch.empty(array.shape, dtype=getattr(torch, array.dtype.name), pin_memory=True)
+        np.copyto(pinned.numpy(), array)
+        return pinned.to(self.place, non_blocking=True)
 
     def down(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
         import torch
