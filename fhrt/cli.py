@@ -293,12 +293,13 @@ def list_engines() -> None:
     from fhrt.runtime.engine_cache import EngineCache
 
     names = {open_bundle(name).sha256: name for name in installed()}
-    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "dB to ONNX Runtime")
+    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "build, s", "dB to ONNX Runtime")
     for entry in EngineCache().entries():
         batch = next(iter(entry.key["profiles"].values()))[0]
         parity = "–" if entry.parity_db is None else f"{entry.parity_db:.1f}"
         name = names.get(entry.key["bundle"], "another bundle")
-        facts = (entry.key["precision"], entry.key["gpu"], entry.key["tensorrt"], f"{entry.size / 1e6:.1f}", parity)
+        took = "–" if entry.build_seconds is None else f"{entry.build_seconds:.0f}"
+        facts = (entry.key["precision"], entry.key["gpu"], entry.key["tensorrt"], f"{entry.size / 1e6:.1f}", took, parity)
         table.add_row(escape(name), str(batch), *map(escape, facts))
     out.print(table)
 
@@ -322,7 +323,7 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Also draw ms per face to this picture (needs matplotlib).")] = None,
 ) -> None:
-    """Time models on this machine, beside what its processor could do and what C-SRIP's paper took."""
+    """Time models on this machine, beside what its processor or GPU could do and what C-SRIP's paper took."""
     from fhrt import bench as speed
     from fhrt import machine
     from fhrt.files import write_bytes
@@ -331,16 +332,19 @@ def bench(
 
     sizes = sorted(set(batch or BUCKETS))
     names = models or [card.name for card in list_models()]
-    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), "floor", "cold start", "MB")
-    rows = []
     with err.status("measuring"):
-        for row in speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes):
-            rows.append(row)
-            latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
-            floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
-            memory = "–" if row.memory is None else f"{row.memory:.0f}"
-            per_face = (f"{row.per_face[size]:.2f}" for size in sizes)
-            table.add_row(row.model, f"{row.backend} {row.precision}", latency, *per_face, floor, f"{row.cold_start:.0f} ms", memory)
+        rows = list(speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes))
+    built = ["build"] if any(row.build is not None for row in rows) else []
+    heads = ("floor", "cold start", *built, "MB")
+    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), *heads)
+    for row in rows:
+        latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
+        floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
+        memory = "–" if row.memory is None else f"{row.memory:.0f}"
+        per_face = (f"{row.per_face[size]:.2f}" for size in sizes)
+        build = ["–" if row.build is None else f"{row.build:.0f} s" for _ in built]
+        start = f"{row.cold_start:.0f} ms"
+        table.add_row(row.model, f"{row.backend} {row.precision}", latency, *per_face, floor, start, *build, memory)
     out.print(table)
     paper = ", ".join(f"{milliseconds:g} ms on {what}" for what, milliseconds in speed.PAPER_MS.items())
     out.print(f"C-SRIP's paper, per face: {paper}", highlight=False)

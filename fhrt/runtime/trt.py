@@ -68,6 +68,8 @@ class TensorRTEngine:
         if not wanted and not options.may_build:
             raise BackendError(f"the engines of {bundle.card.name} are not built for this GPU; fhrt build {bundle.folder} does it")
         self._buckets: list[_Bucket] = []
+        self.build_seconds: float | None = 0.0
+        """What building the engines took, now or when they were built; None: the cache does not know."""
         with cupy.cuda.Device(self._index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             runtime = tensorrt.Runtime(self._log)
@@ -102,6 +104,8 @@ class TensorRTEngine:
 
     def _open(self, builder: _Builder, runtime: Any, batch: int) -> _Bucket:
         engines, keys = builder.engines(runtime, batch)
+        for took in map(builder.cache.build_seconds, keys):
+            self.build_seconds = None if took is None or self.build_seconds is None else self.build_seconds + took
         bucket = _Bucket(self.plan, engines, batch, self._stream, self._log)
         parities = [builder.cache.parity(key) for key in keys]
         if None not in parities:
