@@ -95,7 +95,9 @@ def _of_cupy(lr: Any, bucket: _Bucket) -> dict[str, Any]:
 
     from fhrt.ops.cupy import ARRAYS
 
-    with torch.cuda.stream(torch.cuda.ExternalStream(ARRAYS.stream(lr), bucket.device)):
+    pointer = ARRAYS.stream(lr)  # of the default stream 0, for which ExternalStream would take another
+    stream = torch.cuda.ExternalStream(pointer, bucket.device) if pointer else torch.cuda.default_stream(bucket.device)
+    with torch.cuda.stream(stream):
         return {name: cupy.from_dlpack(result) for name, result in bucket.run_there(torch.from_dlpack(lr)).items()}
 
 
