@@ -45,7 +45,7 @@ def model(
     try:
         choices = {"backends": backend, "precisions": precision, "device": device}
         with models.bundle(name) as (folder, weights):
-            rows, picture = models.measure(folder, batch, **choices, threads=threads, runs=runs, warmup=warmup)
+            rows, picture, frame = models.measure(folder, batch, **choices, threads=threads, runs=runs, warmup=warmup)
     except FhrtError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
@@ -68,8 +68,11 @@ def model(
     out.print(table)
     stages = "  ".join(f"{stage} {_milliseconds(times)}" for stage, times in picture["stages_ms"].items())
     out.print(f"demo picture, {picture['faces']} faces, ms: {stages}", highlight=False, soft_wrap=True)
+    for row in frame:
+        took = "  ".join(f"{part} {value:.2f}" for part, value in row["ms"].items())
+        out.print(f"1080p frame, {row['faces']} boxes given, frame: {row['frame']}; ms: {took}", highlight=False, soft_wrap=True)
     conditions = {"model": name, "weights": weights, "device": device, "threads": threads, "runs": runs, "warmup": warmup}
-    _write(json_file, "model", conditions, rows, picture=picture)
+    _write(json_file, "model", conditions, rows, picture=picture, frame=frame)
     if not all(row["within_limit"] for row in rows):
         typer.secho("an engine takes over 10 % more than the plain session", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)

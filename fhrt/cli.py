@@ -50,7 +50,8 @@ err = Console(stderr=True)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
 Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, or int8 where the model has that form.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda or cuda:N. What is named runs there, or is an error.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, int8 where the model has that form, or fp16 on a GPU.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
 DetectorName = Annotated[str, typer.Option("--detector", help="auto, haar, a detector's bundle folder, or the path of a YuNet ONNX file.")]
 DetectorNames = Annotated[
@@ -90,6 +91,7 @@ def run(
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
@@ -103,7 +105,8 @@ def run(
     from fhrt.results import write_picture
 
     pictures = _pictures(inputs)
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, detector=detector, max_face=max_face, threads=threads)
+    options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+    hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
     _make_folder(output)
     best: list[Face] = []
     # Names of input pictures that lie in the output folder are taken too: a picture is never written over.
@@ -135,13 +138,14 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("fhrt_demo.png"),
     model: Model = "lite",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
 ) -> None:
     """Hallucinate the faces of a picture that comes with fhrt."""
     from fhrt.hallucinator import Hallucinator
 
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads)
+    hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads)
     with resources.as_file(resources.files("fhrt") / "assets" / "crowd.png") as crowd:
         result = hallucinator.run(crowd)
     result.save(output)
@@ -165,6 +169,7 @@ def stream(
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
     color: Annotated[str, typer.Option(help="Channel order of the pictures that outputs get: bgr or rgb.")] = "bgr",
@@ -177,8 +182,8 @@ def stream(
     from fhrt.stream.command import follow, logging_to, open_sinks
 
     with logging_to(err, as_json=log_json) as say:
-        options = {"backend": backend, "precision": precision, "detector": detector, "max_face": max_face, "threads": threads}
-        hallucinator = Hallucinator(model, color=color, **options)  # type: ignore[arg-type]
+        options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
+        hallucinator = Hallucinator(model, detector=detector, max_face=max_face, color=color, **options)  # type: ignore[arg-type]
         named = sources[0] if len(sources) == 1 else sources
         live = hallucinator.stream(named, policy=policy, sinks=open_sinks(output or [], named, paste), detect_every=detect_every, fuse=fuse)
         follow(live, say, status=err if status else None, metrics=metrics)
@@ -291,12 +296,13 @@ def list_engines() -> None:
     from fhrt.runtime.engine_cache import EngineCache
 
     names = {open_bundle(name).sha256: name for name in installed()}
-    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "dB to ONNX Runtime")
+    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "build, s", "dB to ONNX Runtime")
     for entry in EngineCache().entries():
         batch = next(iter(entry.key["profiles"].values()))[0]
         parity = "–" if entry.parity_db is None else f"{entry.parity_db:.1f}"
         name = names.get(entry.key["bundle"], "another bundle")
-        facts = (entry.key["precision"], entry.key["gpu"], entry.key["tensorrt"], f"{entry.size / 1e6:.1f}", parity)
+        took = "–" if entry.build_seconds is None else f"{entry.build_seconds:.0f}"
+        facts = (entry.key["precision"], entry.key["gpu"], entry.key["tensorrt"], f"{entry.size / 1e6:.1f}", took, parity)
         table.add_row(escape(name), str(batch), *map(escape, facts))
     out.print(table)
 
@@ -314,13 +320,13 @@ def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
     backend: Annotated[list[str], typer.Option(help="Repeatable.")] = ["auto"],  # noqa: B006
     precision: Annotated[list[str], typer.Option(help="With every backend; repeatable.")] = ["auto"],  # noqa: B006
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     threads: Threads = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Also draw ms per face to this picture (needs matplotlib).")] = None,
 ) -> None:
-    """Time models on this machine, beside what its processor could do and what C-SRIP's paper took."""
+    """Time models on this machine, beside what its processor or GPU could do and what C-SRIP's paper took."""
     from fhrt import bench as speed
     from fhrt import machine
     from fhrt.files import write_bytes
@@ -329,16 +335,19 @@ def bench(
 
     sizes = sorted(set(batch or BUCKETS))
     names = models or [card.name for card in list_models()]
-    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), "floor", "cold start", "MB")
-    rows = []
     with err.status("measuring"):
-        for row in speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes):
-            rows.append(row)
-            latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
-            floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
-            memory = "–" if row.memory is None else f"{row.memory:.0f}"
-            per_face = (f"{row.per_face[size]:.2f}" for size in sizes)
-            table.add_row(row.model, f"{row.backend} {row.precision}", latency, *per_face, floor, f"{row.cold_start:.0f} ms", memory)
+        rows = list(speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes))
+    built = ["build"] if any(row.build is not None for row in rows) else []
+    heads = ("floor", "cold start", *built, "MB")
+    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), *heads)
+    for row in rows:
+        latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
+        floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
+        memory = "–" if row.memory is None else f"{row.memory:.0f}"
+        per_face = (f"{row.per_face[size]:.2f}" for size in sizes)
+        build = ["–" if row.build is None else f"{row.build:.0f} s" for _ in built]
+        start = f"{row.cold_start:.0f} ms"
+        table.add_row(row.model, f"{row.backend} {row.precision}", latency, *per_face, floor, start, *build, memory)
     out.print(table)
     paper = ", ".join(f"{milliseconds:g} ms on {what}" for what, milliseconds in speed.PAPER_MS.items())
     out.print(f"C-SRIP's paper, per face: {paper}", highlight=False)
@@ -371,6 +380,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
     report: Annotated[
@@ -394,7 +404,7 @@ def evaluate(
     elif recognition is not None:
         raise BadInputError("identity similarity is in reports only; add --report FOLDER")
     names = [card.name for card in list_models()] if model == "all" else [model]
-    engines = [load(name, backend=backend, precision=precision, threads=threads) for name in names]
+    engines = [load(name, backend=backend, device=device, precision=precision, threads=threads) for name in names]
     with Progress(console=err, transient=True) as progress:
         advance = _advance(progress, "Scoring")
         if report is not None:
@@ -466,6 +476,7 @@ def evaluate_pipeline(
     limit: Annotated[int | None, typer.Option(min=1, help="Set only so many faces, from all over the archive.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
+    device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Score detector and model together: known faces, set into photographs, are found, hallucinated and compared with the truth."""
@@ -478,7 +489,7 @@ def evaluate_pipeline(
     if output is not None:
         require_matplotlib()
     detectors = create_detectors(detector)
-    hallucinator = Hallucinator(model, backend=backend, precision=precision, threads=threads, max_face=float("inf"))
+    hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads, max_face=float("inf"))
     with Progress(console=err, transient=True) as progress:
         score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
     numbers = summarise(score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ import fhrt.runtime
 from fhrt.errors import BadInputError
 from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transform, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
-from fhrt.faces.inputs import Color, Picture, as_boxes, as_frame, swap_channels
-from fhrt.ops import face_crop, to_image
+from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, swap_channels
+from fhrt.ops import Nv12, face_crop, to_image
 from fhrt.results import Face, Result
 from fhrt.runtime import Card, Output
+from fhrt.runtime.device import Download, beside, flip, library_of, send
 
 if TYPE_CHECKING:
     from fhrt.stream import Stream
@@ -58,13 +60,19 @@ class Hallucinator:
     def run(self, frame: Any, boxes: ArrayLike | None = None) -> Result:
         """Finds the faces of a frame and hallucinates those up to `max_face` pixels wide.
 
-        `frame`: uint8 `[H, W, 3]` (or grey, or with alpha), a path or a PIL image. `boxes` `[N, 4]`: tight face boxes
-        x1, y1, x2, y2 (forehead to chin, cheek to cheek) instead of the detector's. Raises `BadInputError`.
+        `frame`: uint8 `[H, W, 3]` (or grey, or with alpha), a path or a PIL image; `fhrt.ops.Nv12`; with a model on a CUDA device also
+        CuPy's and torch's uint8 `[H, W, 3]` there. `boxes` `[N, 4]`: tight face boxes x1, y1, x2, y2 (forehead to chin, cheek to cheek)
+        instead of the detector's, for which a frame on a device comes to the host. Raises `BadInputError`.
+
+        On a device everything is put on the frame's library's current stream (CuPy's or torch's) and this returns while it runs: what is
+        read of a face waits for it, `timings` are those of handing it over, and the frame may be overwritten on that stream only.
         """
         start = perf_counter()
-        frame = as_frame(frame, self.color)
+        frame = as_frame_there(frame, self.color)
+        # Where the engine is; going up to a device it is on its way while the detector looks.
+        there = each_plane(frame, partial(send, library=self.engine.library, what="the frame"))
         if boxes is None:
-            detections = self.detector.detect(frame if self.color == "bgr" else swap_channels(frame))
+            detections = self.detector.detect(as_detector_input(frame, self.color))
         else:
             detections = [Detection(tuple(box)) for box in as_boxes(boxes, frame).tolist()]
         small = [detection for detection in detections if detection.width <= self.max_face]
@@ -73,7 +81,7 @@ class Hallucinator:
         timings = {"detect": detected - start, "crop": 0.0, "model": 0.0, "assemble": 0.0}
         faces: list[Face] = []
         if small:
-            batch, transforms = crop_faces(frame, small, self.engine.card, self.color)
+            batch, transforms = crop_faces(there, small, self.engine.card, self.color)
             cropped = perf_counter()
             output = self.engine.run(batch)
             ran = perf_counter()
@@ -81,7 +89,8 @@ class Hallucinator:
             timings |= {"crop": cropped - detected, "model": ran - cropped, "assemble": perf_counter() - ran}
         timings["total"] = perf_counter() - start
         milliseconds = {stage: seconds * 1000 for stage, seconds in timings.items()}
-        return Result(frame, faces, milliseconds, self.color, skipped=len(detections) - len(small))
+        picture = frame if isinstance(frame, np.ndarray) else partial(as_picture, frame, self.color)
+        return Result(picture, faces, milliseconds, self.color, skipped=len(detections) - len(small))
 
     def stream(
         self,
@@ -124,42 +133,61 @@ class Hallucinator:
         return _pictures(self.engine.run(batch).sr, self.color)
 
 
-def crop_faces(
-    frame: Picture, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the network of a card sees of a frame `[H, W, 3]`, with `finer` times its rows and columns.
+def crop_faces(frame: Frame, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1) -> tuple[Any, NDArray[np.float32]]:
+    """What the network of a card sees of a frame, with `finer` times its rows and columns.
 
-    Returns `[N, 3, h, w]` float32 RGB in [-1, 1], and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at least 1.
+    Returns `[N, 3, h, w]` float32 RGB in [-1, 1] where the frame is, and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at
+    least 1.
     """
     height, width = card.input_size
     finer_size = (finer * height, finer * width)
     margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
     transforms = np.stack([crop_transform(one.box, finer_size, eyes=one.eyes, margin=margin) for one in detections])
-    batch = face_crop(frame, transforms, finer_size, 127.5, 127.5)
-    return (np.ascontiguousarray(batch[:, ::-1]) if color == "bgr" else batch), transforms
+    nv12 = isinstance(frame, Nv12)
+    batch = face_crop(frame, beside(transforms, frame.luma if nv12 else frame), finer_size, 127.5, 127.5)
+    return (flip(batch, 1) if color == "bgr" and not nv12 else batch), transforms
 
 
-def assemble(
-    detections: Sequence[Detection], batch: NDArray[np.float32], transforms: NDArray[np.float32], output: Output, color: Color
+def assemble(detections: Sequence[Detection], batch: Any, transforms: NDArray[np.float32], output: Output, color: Color) -> list[Face]:
+    """The faces that a network made of `batch` `[N, 3, h, w]`, with `transforms` `[N, 2, 3]` from its pixels to the frame's.
+
+    Of arrays on a device they hold what fetches theirs, all together, when one is first read.
+    """
+    made = (_pictures(batch, color), _pictures(output.sr, color), output.theta, output.heatmaps)
+    if library_of(output.sr) is None:
+        return _faces(detections, transforms, *made)
+    download = Download(*made)
+    faces = cache(lambda: _faces(detections, transforms, *download()))
+
+    def later(detection: Detection, index: int) -> Face:
+        lr, sr, transform, heatmaps = (lambda name=name: getattr(faces()[index], name) for name in ("lr", "sr", "transform", "heatmaps"))
+        return Face(detection.box, detection.score, lr, sr, transform, heatmaps=heatmaps)
+
+    return list(map(later, detections, range(len(detections))))
+
+
+def _faces(
+    detections: Sequence[Detection],
+    transforms: NDArray[np.float32],
+    lr: NDArray[np.uint8],
+    sr: NDArray[np.uint8],
+    theta: NDArray[np.float32] | None,
+    heatmaps: NDArray[np.float32] | None,
 ) -> list[Face]:
-    """The faces that a network made of `batch` `[N, 3, h, w]`, with `transforms` `[N, 2, 3]` from its pixels to the frame's."""
-    lr, sr = _pictures(batch, color), _pictures(output.sr, color)
     return [
         Face(
             box=detection.box,
             score=detection.score,
             lr=lr[index],
             sr=sr[index],
-            transform=face_transform(
-                transforms[index], None if output.theta is None else output.theta[index], lr.shape[1:3], sr.shape[1:3]
-            ),
-            heatmaps=None if output.heatmaps is None else output.heatmaps[index],
+            transform=face_transform(transforms[index], None if theta is None else theta[index], lr.shape[1:3], sr.shape[1:3]),
+            heatmaps=None if heatmaps is None else heatmaps[index],
         )
         for index, detection in enumerate(detections)
     ]
 
 
-def _pictures(tensor: NDArray[np.float32], color: Color) -> NDArray[np.uint8]:
-    """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
+def _pictures(tensor: Any, color: Color) -> Any:
+    """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`, where the tensor is."""
     pictures = to_image(tensor)
     return pictures if color == "rgb" else swap_channels(pictures)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -27,21 +28,52 @@ ARROW = 28
 FRAME_WIDTH = 1280  # a smaller frame is enlarged to about this width before its boxes are drawn
 
 
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """A field that may be given as a function without arguments, which is called once, when the field is first read."""
+
+    def __init__(self, *default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    @overload
+    def __get__(self, holder: None, owner: type) -> T: ...
+    @overload
+    def __get__(self, holder: object, owner: type) -> T: ...
+    def __get__(self, holder: Any, owner: type) -> T:
+        if holder is None:
+            if not self._default:
+                raise AttributeError("a field without a default")
+            return self._default[0]
+        value = getattr(holder, self._name)
+        if callable(value):
+            value = value()
+            setattr(holder, self._name, value)
+        return value
+
+    def __set__(self, holder: Any, value: T | Callable[[], T]) -> None:
+        setattr(holder, self._name, value)
+
+
 @dataclass
 class Face:
-    """One hallucinated face."""
+    """One hallucinated face. What an engine on a device made comes to the host when it is first read, all of a frame at once."""
 
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2 of the tight face in the frame, pixels."""
     score: float
-    lr: Picture
+    lr: Later[Picture] = Later()
     """What the network saw: uint8 `[h, w, 3]` in the frame's channel order."""
-    sr: Picture
+    sr: Later[Picture] = Later()
     """What it made: uint8 `[H, W, 3]`, upright."""
-    transform: NDArray[np.float32]
+    transform: Later[NDArray[np.float32]] = Later()
     """`[2, 3]`, SR pixel to frame pixel, pixel centres at integers."""
     track_id: int | None = None
-    heatmaps: NDArray[np.float32] | None = None
+    heatmaps: Later[NDArray[np.float32] | None] = Later(None)
     """`[K, h, w]` facial components, where the model has them."""
     quality: float | None = None
     """0 to 1, how good a crop it was made from (`fhrt.faces.fuse.crop_quality`); in streams."""
@@ -55,10 +87,10 @@ class Face:
 class Result:
     """The faces of one frame."""
 
-    frame: Picture
-    """uint8 `[H, W, 3]` in the channel order `color`."""
-    faces: list[Face]
-    timings: dict[str, float]
+    frame: Later[Picture] = Later()
+    """uint8 `[H, W, 3]` in the channel order `color`; of NV12, or from a device, made when it is first read."""
+    faces: list[Face]  # type: ignore[misc]  # mypy takes a descriptor for a default
+    timings: dict[str, float]  # type: ignore[misc]
     """Milliseconds per stage: detect, crop, model, assemble, total."""
     color: Color = "bgr"
     skipped: int = 0

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import fhrt.bench
 import fhrt.protocols
 import fhrt.runtime
 from fhrt.cli import app
-from fhrt.errors import WeightsError
+from fhrt.errors import BackendError, WeightsError
 from fhrt.faces.detect import Detection
 from fhrt.runtime.bundle import open_bundle
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
@@ -29,7 +30,7 @@ CARD = SimpleNamespace(
 
 
 class Engine:
-    card, backend, precision = CARD, "onnxruntime", "fp32"
+    card, backend, precision, library = CARD, "onnxruntime", "fp32", None
 
     def run(self, lr):
         return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)
@@ -225,3 +226,35 @@ def test_engines_are_listed_and_deleted(tmp_path, monkeypatch):
 def test_what_cannot_be_built_is_one_line(arguments, words):
     result = CliRunner().invoke(app, ["build", *arguments])
     assert result.exit_code == 2 and words in result.stderr and "\n" not in result.stderr.strip()
+
+
+DEVICE_COMMANDS = (
+    ("run", "IN", "-o", "OUT"), ("demo", "-o", "OUT"), ("stream", "IN"), ("eval", "model", "lite", "--data", "IN"),
+    ("eval", "pipeline", "--data", "IN", "--frames", "IN"), ("bench", "lite"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", DEVICE_COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_a_device_is_passed_on_and_one_that_is_not_there_is_one_line(arguments, folder, tmp_path, monkeypatch):
+    words = [{"IN": str(folder), "OUT": str(tmp_path / "out")}.get(word, word) for word in arguments]
+    runner = CliRunner(env={"COLUMNS": "200"})
+    for device, reason in (("toaster", "unknown device 'toaster'"), ("cuda", "backend onnxruntime has no device 'cuda'; it has: cpu")):
+        done = runner.invoke(app, [*words, "--backend", "onnxruntime", "--device", device])
+        assert done.exit_code == 2, done.output
+        assert reason in done.output and len(done.output.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+    asked = []
+
+    def load(*args, **options):
+        asked.append(options["device"])
+        raise BackendError("seen")
+
+    monkeypatch.setattr("fhrt.runtime.load", load)
+    monkeypatch.setattr("fhrt.bench.load", load)
+    runner.invoke(app, [*words, "--device", "cuda:1"])
+    assert asked == ["cuda:1"]
+
+
+def test_help_names_the_devices():
+    for command in ("run", "demo", "stream", "bench"):
+        shown = " ".join(CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--help"]).stdout.replace("│", " ").split())
+        assert "--device" in shown and "auto, cpu, cuda or cuda:N" in shown

@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.errors import WeightsError
 from fhrt.faces.detect import Detection
 from fhrt.faces.inputs import Picture
-from fhrt.runtime import load_frames
+from fhrt.runtime import Card, load_frames
+from fhrt.runtime.bundle import CARD
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "detectors" / "tiny"
 LEAST = 0.3
@@ -32,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 class CentreDetector:
-    """Finds faces with the network of a bundle folder. The rest as `fhrt.runtime.load_frames`.
+    """Finds faces with the network of a bundle folder. The rest, and the errors, as `fhrt.runtime.load_frames`.
 
     Scores are probabilities, as far as photographs of crowds can tell. `least`: the lowest score of a face.
     """
@@ -48,7 +50,7 @@ class CentreDetector:
     ) -> None:
         self.engine = load_frames(folder, backend=backend, precision=precision, threads=threads)
         self.least = least
-        self._calibration = [float(self.engine.card.hparams[f"calibration_{index}"]) for index in range(4)]
+        self._calibration = _calibration(folder, self.engine.card)
 
     def detect(self, frame_bgr: Picture) -> list[Detection]:
         """See `fhrt.faces.Detector`."""
@@ -79,6 +81,15 @@ class CentreDetector:
         scores = probability(scores, boxes, self._calibration)
         sure = scores >= self.least
         return boxes[sure], scores[sure], eyes[sure]
+
+
+def _calibration(folder: str | Path, card: Card) -> list[float]:
+    """What `probability` wants, out of a detector's card. Raises WeightsError."""
+    names = [f"calibration_{index}" for index in range(4)]
+    missing = [name for name in names if not isinstance(card.hparams.get(name), (int, float))]
+    if missing:
+        raise WeightsError(f"{folder}: {CARD} has no number {missing[0]} under hparams; export the detector again: fhrt export detector")
+    return [float(card.hparams[name]) for name in names]
 
 
 def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: float) -> tuple[Floats, Floats, Floats]:

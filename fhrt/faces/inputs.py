@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fhrt.errors import BadInputError
+from fhrt.ops import Nv12, face_crop, to_image
+from fhrt.ops.arrays import dtype_of, is_torch
+from fhrt.runtime.device import Download, flip, library_of
 
 Color = Literal["bgr", "rgb"]
 Picture = NDArray[np.uint8]
+Frame: TypeAlias = Any
+"""A `Picture`, the same on a CUDA device (CuPy's or torch's), or `Nv12` in either place."""
 
 
-def swap_channels(picture: Picture) -> Picture:
-    """BGR to RGB and back: uint8 `[..., 3]`, contiguous."""
+def swap_channels(picture: Any) -> Any:
+    """BGR to RGB and back: uint8 `[..., 3]`, contiguous, also on a device."""
+    if library_of(picture) is not None:
+        return flip(picture, -1)
     rows = picture.reshape(-1, picture.shape[-2], 3)
     return np.asarray(cv2.cvtColor(rows, cv2.COLOR_BGR2RGB), np.uint8).reshape(picture.shape) if rows.size else picture.copy()
 
@@ -39,6 +48,57 @@ def as_frame(source: Any, color: Color = "bgr") -> Picture:
     if isinstance(source, np.ndarray):
         return _check_array(source)
     raise BadInputError(f"a frame must be an ndarray, a path or a PIL image, not {type(source).__name__}")
+
+
+def as_frame_there(source: Any, color: Color = "bgr") -> Frame:
+    """As `as_frame`; `Nv12`, and arrays `[H, W, 3]` on a CUDA device, stay where they are. Raises `BadInputError`."""
+    if isinstance(source, Nv12) or is_torch(source):
+        source = each_plane(source, lambda plane: plane.numpy() if is_torch(plane) and plane.device.type == "cpu" else plane)
+    if isinstance(source, Nv12):
+        return source
+    if library_of(source) is None:
+        return as_frame(source, color)
+    if dtype_of(source) != "uint8" or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
+        raise BadInputError(f"a frame on a device must be uint8 [H, W, 3], not {dtype_of(source)} {list(source.shape)}")
+    return source
+
+
+def each_plane(frame: Frame, call: Callable[[Any], Any]) -> Frame:
+    """The frame with `call` applied to its array, or to both of `Nv12`."""
+    return replace(frame, luma=call(frame.luma), chroma=call(frame.chroma)) if isinstance(frame, Nv12) else call(frame)
+
+
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """(height, width)."""
+    height, width = (frame.luma if isinstance(frame, Nv12) else frame).shape[:2]
+    return int(height), int(width)
+
+
+def as_picture(frame: Frame, color: Color) -> Picture:
+    """The frame on the host, uint8 `[H, W, 3]` in the channel order `color`.
+
+    `Nv12` becomes what crops are made of, by the same code: a tenth of a second of one core at 1080p.
+    """
+    frame = each_plane(frame, lambda plane: Download(plane)()[0])
+    if not isinstance(frame, Nv12):
+        return np.asarray(frame, np.uint8)
+    unmoved = np.eye(2, 3, dtype=np.float32)[None]
+    rgb: Picture = to_image(face_crop(frame, unmoved, frame_size(frame), 0, 1), low=0, high=255)[0]
+    return rgb if color == "rgb" else swap_channels(rgb)
+
+
+def as_detector_input(frame: Frame, color: Color) -> Picture:
+    """What a detector gets: the frame on the host, BGR.
+
+    `Nv12` is read as if it were limited BT.601, whatever it is: the colours are a little off, and it takes a third of a millisecond.
+    """
+    if isinstance(frame, Nv12) and not any(side % 2 for side in frame_size(frame)):
+        luma, chroma = (np.ascontiguousarray(Download(plane)()[0]) for plane in (frame.luma, frame.chroma))
+        return np.asarray(cv2.cvtColorTwoPlane(luma, chroma, cv2.COLOR_YUV2BGR_NV12), np.uint8)
+    if isinstance(frame, Nv12):
+        return as_picture(frame, "bgr")
+    picture = as_picture(frame, color)
+    return picture if color == "bgr" else swap_channels(picture)
 
 
 def read_picture(path: Path) -> Picture:
@@ -68,7 +128,7 @@ def decode_picture(data: bytes, name: str) -> Picture:
     return frame.astype(np.uint8, copy=False)
 
 
-def as_boxes(boxes: ArrayLike, frame: Picture) -> NDArray[np.float64]:
+def as_boxes(boxes: ArrayLike, frame: Frame) -> NDArray[np.float64]:
     """Tight face boxes `[N, 4]` (x1, y1, x2, y2; pixels), float64.
 
     Raises `BadInputError` that names the first bad box.
@@ -81,7 +141,7 @@ def as_boxes(boxes: ArrayLike, frame: Picture) -> NDArray[np.float64]:
         return np.empty((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
         raise BadInputError(f"boxes must have shape [N, 4] (x1, y1, x2, y2), not {list(array.shape)}")
-    height, width = frame.shape[:2]
+    height, width = frame_size(frame)
     for index, (x1, y1, x2, y2) in enumerate(array.tolist()):
         name = f"box {index} ({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not np.isfinite(array[index]).all():

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhrt.runtime.card import Card
+from fhrt.runtime.device import Library, beside, join
 from fhrt.runtime.engine import MAX_BATCH, Output, check_lr
 
 
 def run_in_parts(
-    call: Callable[[NDArray[np.float32]], Sequence[NDArray[np.float32]]], lr: NDArray[np.float32], card: Card, largest: int = MAX_BATCH
+    call: Callable[[Any], Sequence[Any]], lr: Any, card: Card, largest: int = MAX_BATCH, library: Library | None = None
 ) -> Output:
-    """`fhrt.runtime.engine.Engine.run` by ``call``, which gives the card's outputs of 1 to ``largest`` faces, in the card's order."""
-    check_lr(lr, card.input_size)
+    """`fhrt.runtime.engine.Engine.run` by ``call``, which gives the card's outputs of 1 to ``largest`` faces, in the card's order; of faces
+    on the device of ``library`` too.
+    """
+    check_lr(lr, card.input_size, library)
     if len(lr) == 0:
-        parts = [[output[:0] for output in call(np.zeros((1, *lr.shape[1:]), np.float32))]]
+        parts = [[output[:0] for output in call(beside(np.zeros((1, *lr.shape[1:]), np.float32), lr))]]
     else:
         parts = [list(call(lr[at : at + largest])) for at in range(0, len(lr), largest)]
-    outputs = (part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*parts, strict=True))
+    outputs = (join(part) for part in zip(*parts, strict=True))
     return Output(**dict(zip(card.outputs, outputs, strict=True)))
 
 

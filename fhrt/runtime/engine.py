@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhrt.errors import BackendError, BadInputError, MissingExtraError, WeightsError
+from fhrt.ops.arrays import dtype_of
 from fhrt.runtime.bundle import Bundle, open_bundle
 from fhrt.runtime.card import Card
+from fhrt.runtime.device import Library, check_place, library_of
 
 BACKENDS = {
     "onnxruntime": "ort:open_cpu",
@@ -56,14 +58,14 @@ PlanMode = Literal["auto", "whole", "cut"]
 @dataclass(frozen=True)
 class Output:
     """``sr`` [N, 3, H, W] float32 in [-1, 1]; where the network has them ``theta`` [N, 2, 3], ``heatmaps`` [N, K, h, w], and the pictures
-    at twice and four times the LR face's size.
+    at twice and four times the LR face's size. NumPy's, or of the library of the faces that went in.
     """
 
-    sr: NDArray[np.float32]
-    theta: NDArray[np.float32] | None = None
-    heatmaps: NDArray[np.float32] | None = None
-    sr_2x: NDArray[np.float32] | None = None
-    sr_4x: NDArray[np.float32] | None = None
+    sr: Any
+    theta: Any = None
+    heatmaps: Any = None
+    sr_2x: Any = None
+    sr_4x: Any = None
 
 
 class Opened(Protocol):
@@ -82,8 +84,16 @@ class Opened(Protocol):
 class Engine(Opened, Protocol):
     """A bundle made executable."""
 
-    def run(self, lr: NDArray[np.float32]) -> Output:
-        """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else."""
+    @property
+    def library(self) -> Library | None:
+        """What sends arrays to the device where it computes; None: it computes where NumPy's arrays are, or takes no others."""
+
+    def run(self, lr: Any) -> Output:
+        """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else.
+
+        NumPy's; with a ``library`` also CuPy's and torch's on its device. Then the work is put on their library's current stream, behind
+        what is there, nothing waits for it, and NaN is not looked for.
+        """
         ...
 
 
@@ -240,11 +250,13 @@ def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
     return ("tensorrt", *cpu) if device == "auto" and has_engines(bundle) else cpu
 
 
-def check_lr(lr: NDArray[np.float32], size: tuple[int, int]) -> None:
-    """Raise BadInputError unless ``lr`` is a finite float32 batch of faces of this size."""
-    if not isinstance(lr, np.ndarray) or lr.dtype != np.float32:
+def check_lr(lr: Any, size: tuple[int, int], library: Library | None = None) -> None:
+    """Raise BadInputError unless ``lr`` is a finite float32 batch of faces of this size, on the host or the device of ``library``."""
+    there = library_of(lr) is not None
+    if not (there or isinstance(lr, np.ndarray)) or dtype_of(lr) != "float32":
         raise BadInputError(f"LR faces must be a float32 array, not {getattr(lr, 'dtype', type(lr).__name__)}")
-    if lr.ndim != 4 or lr.shape[1:] != (3, *size):
+    if lr.ndim != 4 or tuple(lr.shape[1:]) != (3, *size):
         raise BadInputError(f"LR faces must be [N, 3, {size[0]}, {size[1]}], not {list(lr.shape)}")
-    if not np.isfinite(lr).all():
+    check_place(lr, library, "LR faces")
+    if not there and not np.isfinite(lr).all():
         raise BadInputError("LR faces hold NaN or infinity")

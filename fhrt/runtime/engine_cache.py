@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from fhrt.errors import BackendError, BadInputError, MissingExtraError
@@ -52,13 +53,16 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class Entry:
-    """An engine of the cache. key: `EngineKey`'s fields. size: in bytes. parity_db: PSNR against ONNX Runtime; None: not checked yet."""
+    """An engine of the cache. key: `EngineKey`'s fields. size: in bytes. parity_db: PSNR against ONNX Runtime; None: not checked yet.
+    build_seconds: what building it took.
+    """
 
     digest: str
     key: Mapping[str, Any]
     size: int
     sha256: str
     parity_db: float | None = None
+    build_seconds: float | None = None
 
 
 class EngineCache:
@@ -80,8 +84,10 @@ class EngineCache:
             if plan is not None and usable(plan):
                 return plan
             timings = self._timings(key)
+            start = perf_counter()
             plan, learnt = build(timings.read_bytes() if timings.is_file() else b"")
-            entry = Entry(key.digest, key.as_json, len(plan), hashlib.sha256(plan).hexdigest())
+            took = perf_counter() - start
+            entry = Entry(key.digest, key.as_json, len(plan), hashlib.sha256(plan).hexdigest(), build_seconds=took)
             try:
                 write_bytes(self._plan(key.digest), plan)
                 self._write(entry)  # last: an engine without it does not count
@@ -98,6 +104,11 @@ class EngineCache:
         """What `passed` noted; None where there is no such engine or it was not checked."""
         entry = self._entry(key.digest)
         return None if entry is None else entry.parity_db
+
+    def build_seconds(self, key: EngineKey) -> float | None:
+        """What building an engine took; None where there is no such engine, or nobody knows."""
+        entry = self._entry(key.digest)
+        return None if entry is None else entry.build_seconds
 
     def passed(self, key: EngineKey, parity_db: float) -> None:
         """Note how near an engine came to ONNX Runtime, so that it need not be checked when it is next opened."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BackendError, MissingExtraError
+from fhrt.ops.arrays import is_cupy
 
 try:
     import torch
@@ -19,6 +21,7 @@ from fhrt.runtime.batch import run_in_parts
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import run_kernel
+from fhrt.runtime.device import Torch, library_of
 from fhrt.runtime.engine import BUCKETS, Options, Output
 from fhrt.runtime.half import halve
 from fhrt.runtime.plan import Kernel, cut
@@ -51,25 +54,27 @@ class TorchEngine:
         self.card: Card = bundle.card
         self._lock = Lock()
         self.device = torch.device("cpu") if on_cpu else torch.device("cuda", options.device_index)
+        self.library = None if on_cpu else Torch(options.device_index)
         self.precision = "fp32" if on_cpu or options.precision == "fp32" else "fp16"
         self.plan = halve(cut(bundle)) if self.precision == "fp16" else cut(bundle)
         self._steps = [step if isinstance(step, Kernel) else TorchSegment(step, bundle, self.device) for step in self.plan.steps]
         self._buckets: dict[int, _Bucket] = {}
 
-    def run(self, lr: NDArray[np.float32]) -> Output:
+    def run(self, lr: Any) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; on a device one call at a time, further threads wait."""
-        return run_in_parts(self._some, lr, self.card)
+        return run_in_parts(self._some, lr, self.card, library=self.library)
 
-    def _some(self, lr: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def _some(self, lr: Any) -> list[Any]:
         if self.device.type == "cpu":
             given = self._execute({"lr": torch.from_numpy(np.ascontiguousarray(lr))})
-        else:
-            batch = next(size for size in BUCKETS if size >= len(lr))
-            with self._lock:
-                if batch not in self._buckets:
-                    self._buckets[batch] = _Bucket(self, batch)
-                given = self._buckets[batch].run(lr)
-        return [given[name].numpy() for name in self.card.outputs]
+            return [given[name].numpy() for name in self.card.outputs]
+        batch = next(size for size in BUCKETS if size >= len(lr))
+        with self._lock:
+            if batch not in self._buckets:
+                self._buckets[batch] = _Bucket(self, batch)
+            bucket = self._buckets[batch]
+            results = bucket.run(lr) if library_of(lr) is None else _of_cupy(lr, bucket) if is_cupy(lr) else bucket.run_there(lr)
+        return [results[name] for name in self.card.outputs]
 
     @torch.no_grad()
     def _execute(self, tensors: Tensors) -> Tensors:
@@ -84,12 +89,26 @@ class TorchEngine:
         return {tensor.name: tensors[tensor.name] for tensor in self.plan.outputs}
 
 
+def _of_cupy(lr: Any, bucket: _Bucket) -> dict[str, Any]:
+    """`_Bucket.run_there` of CuPy's faces, on CuPy's current stream, to CuPy's results."""
+    import cupy
+
+    from fhrt.ops.cupy import ARRAYS
+
+    pointer = ARRAYS.stream(lr)  # of the default stream 0, for which ExternalStream would take another
+    stream = torch.cuda.ExternalStream(pointer, bucket.device) if pointer else torch.cuda.default_stream(bucket.device)
+    with torch.cuda.stream(stream):
+        return {name: cupy.from_dlpack(result) for name, result in bucket.run_there(torch.from_dlpack(lr)).items()}
+
+
 class _Bucket:
     """One batch size on a device: fixed memory, and the captured graph between copies."""
 
     def __init__(self, engine: TorchEngine, batch: int) -> None:
         (lr,) = engine.plan.inputs
+        self.device = engine.device
         self._stream = torch.cuda.Stream(engine.device)
+        self._free = torch.cuda.Event()  # when nobody reads the memory on the device any more
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)  # float32 is float32
         with torch.cuda.device(engine.device), torch.cuda.stream(self._stream), exact:
             self._host = torch.zeros(lr.at(batch), pin_memory=True)
@@ -102,13 +121,26 @@ class _Bucket:
                 self._results = engine._execute({lr.name: self._lr})
             self._given = {name: torch.empty(result.shape, dtype=result.dtype, pin_memory=True) for name, result in self._results.items()}
 
-    def run(self, lr: NDArray[np.float32]) -> Tensors:
+    def run(self, lr: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The outputs of up to ``batch`` faces, copied out of the fixed memory."""
         self._host[: len(lr)] = torch.from_numpy(np.ascontiguousarray(lr))
         with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._free)
             self._lr.copy_(self._host, non_blocking=True)
             self._graph.replay()
             for name, result in self._results.items():
                 self._given[name].copy_(result, non_blocking=True)
         self._stream.synchronize()
-        return {name: result[: len(lr)].clone() for name, result in self._given.items()}
+        return {name: result[: len(lr)].numpy().copy() for name, result in self._given.items()}
+
+    @torch.no_grad()
+    def run_there(self, lr: torch.Tensor) -> Tensors:
+        """The same of faces on the device, on torch's current stream. Waits for nothing."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._free)
+            self._lr[: len(lr)].copy_(lr)
+            self._graph.replay()
+            results = {name: result[: len(lr)].clone() for name, result in self._results.items()}
+            self._free.record(stream)
+        return results

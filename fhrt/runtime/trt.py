@@ -27,6 +27,7 @@ from fhrt.runtime.batch import run_in_parts
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import run_kernel
+from fhrt.runtime.device import Cupy, arrays_of, library_of
 from fhrt.runtime.engine import BUCKETS, Options, Output
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
 from fhrt.runtime.half import halve
@@ -58,6 +59,7 @@ class TensorRTEngine:
             raise BackendError("backend tensorrt: fhrt was built without CUDA; install it again where nvcc is on the PATH")
         self.card: Card = bundle.card
         self._bundle, self._index = bundle, options.device_index
+        self.library = Cupy(self._index)
         self._lock, self._log = Lock(), trt_build.Log()
         self.gpu, capability = _device(self._index)
         self.plan, self.precision = _plan(bundle, options.precision)
@@ -66,6 +68,8 @@ class TensorRTEngine:
         if not wanted and not options.may_build:
             raise BackendError(f"the engines of {bundle.card.name} are not built for this GPU; fhrt build {bundle.folder} does it")
         self._buckets: list[_Bucket] = []
+        self.build_seconds: float | None = 0.0
+        """What building the engines took, now or when they were built; None: the cache does not know."""
         with cupy.cuda.Device(self._index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             runtime = tensorrt.Runtime(self._log)
@@ -85,21 +89,23 @@ class TensorRTEngine:
         """The batch sizes that are there."""
         return tuple(bucket.batch for bucket in self._buckets)
 
-    def run(self, lr: NDArray[np.float32]) -> Output:
+    def run(self, lr: Any) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; one call at a time, further threads wait."""
         with self._lock, cupy.cuda.Device(self._index):
-            return run_in_parts(self._some, lr, self.card, self.batches[-1])
+            return run_in_parts(self._some, lr, self.card, self.batches[-1], self.library)
 
-    def _some(self, lr: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _some(self, lr: Any) -> list[Any]:
         bucket = next(each for each in self._buckets if each.batch >= len(lr))
         try:
-            results = bucket.run(lr)
+            results = bucket.run(lr) if library_of(lr) is None else bucket.run_there(lr)
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise BackendError(f"{self.gpu}: {error}") from error
         return [results[name] for name in self.card.outputs]
 
     def _open(self, builder: _Builder, runtime: Any, batch: int) -> _Bucket:
         engines, keys = builder.engines(runtime, batch)
+        for took in map(builder.cache.build_seconds, keys):
+            self.build_seconds = None if took is None or self.build_seconds is None else self.build_seconds + took
         bucket = _Bucket(self.plan, engines, batch, self._stream, self._log)
         parities = [builder.cache.parity(key) for key in keys]
         if None not in parities:
@@ -187,13 +193,14 @@ def _named(progress: trt_build.Progress, what: str) -> trt_build.Progress:
 
 
 class _Bucket:
-    """One batch size: fixed memory on the device and the host, and the captured graph of copies, engines and kernels."""
+    """One batch size: fixed memory on the device and the host, and the captured graph of engines and kernels."""
 
     def __init__(self, plan: Plan, engines: Sequence[Any], batch: int, stream: Any, log: trt_build.Log) -> None:
         self.plan, self.batch, self._stream, self._log = plan, batch, stream, log
         tensors = {tensor.name: tensor for step in plan.steps for tensor in (*step.inputs, *step.outputs)}
         self._device = {name: cupy.zeros(tensor.at(batch), tensor.dtype) for name, tensor in tensors.items()}
         self._host = {tensor.name: _pinned(tensor, batch) for tensor in (*plan.inputs, *plan.outputs)}
+        self._free = cupy.cuda.Event(disable_timing=True)  # when nobody reads the memory on the device any more
         waiting = iter(engines)
         self._work = [step if isinstance(step, Kernel) else self._context(step, next(waiting)) for step in plan.steps]
         stream.synchronize()
@@ -206,10 +213,30 @@ class _Bucket:
 
     def run(self, lr: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The outputs of up to ``batch`` faces, copied out of the fixed memory."""
-        self._host[self.plan.inputs[0].name][: len(lr)] = lr
+        given, results = ({each.name: self._host[each.name][: len(lr)] for each in ends} for ends in (self.plan.inputs, self.plan.outputs))
+        self._stream.wait_event(self._free)
+        for name, host in given.items():
+            host[...] = lr
+            self._device[name].data.copy_from_host_async(host.ctypes.data, host.nbytes, self._stream)
         self._graph.launch(self._stream)
+        for name, host in results.items():
+            self._device[name].data.copy_to_host_async(host.ctypes.data, host.nbytes, self._stream)
         self._stream.synchronize()
-        return {tensor.name: self._host[tensor.name][: len(lr)].copy() for tensor in self.plan.outputs}
+        return {name: host.copy() for name, host in results.items()}
+
+    def run_there(self, lr: Any) -> dict[str, Any]:
+        """The same of faces on the device, CuPy's or torch's, on their library's current stream. Waits for nothing."""
+        arrays = arrays_of(lr)
+        stream = cupy.cuda.ExternalStream(arrays.stream(lr))
+        stream.wait_event(self._free)
+        (given,) = self.plan.inputs
+        _copy(arrays, arrays.contiguous(lr), self._device[given.name].data.ptr, stream, back=False)
+        self._graph.launch(stream)
+        results = {each.name: arrays.empty(each.at(len(lr)), each.dtype, lr) for each in self.plan.outputs}
+        for name, array in results.items():
+            _copy(arrays, array, self._device[name].data.ptr, stream, back=True)
+        self._free.record(stream)
+        return results
 
     def _context(self, segment: Segment, engine: Any) -> Any:
         context = engine.create_execution_context()
@@ -226,18 +253,19 @@ class _Bucket:
         return context
 
     def _enqueue(self) -> None:
-        for tensor in self.plan.inputs:
-            host, device = self._host[tensor.name], self._device[tensor.name]
-            device.data.copy_from_host_async(host.ctypes.data, host.nbytes, self._stream)
         for work in self._work:
             if isinstance(work, Kernel):
                 inputs = [self._device[tensor.name] for tensor in work.inputs]
                 run_kernel(work, inputs, out=self._device[work.output.name], stream=self._stream.ptr)
             elif not work.execute_async_v3(self._stream.ptr):
                 raise self._log.error("TensorRT cannot run the engine")
-        for tensor in self.plan.outputs:
-            host, device = self._host[tensor.name], self._device[tensor.name]
-            device.data.copy_to_host_async(host.ctypes.data, host.nbytes, self._stream)
+
+
+def _copy(arrays: Any, array: Any, memory: int, stream: Any, *, back: bool) -> None:
+    """An array's bytes into memory of the same device, or back out of it."""
+    size = int(np.prod(array.shape)) * np.dtype(arrays.dtype(array)).itemsize
+    ends = (arrays.pointer(array), memory) if back else (memory, arrays.pointer(array))
+    cupy.cuda.runtime.memcpyAsync(*ends, size, cupy.cuda.runtime.memcpyDeviceToDevice, stream.ptr)
 
 
 def _pinned(tensor: Tensor, batch: int) -> NDArray[Any]:

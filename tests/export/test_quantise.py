@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from archives import made_up_faces, write_shard
 from onnx import numpy_helper
@@ -16,12 +17,14 @@ from typer.testing import CliRunner
 from fhrt.cli import app
 from fhrt.errors import BackendError, BadInputError, WeightsError
 from fhrt.export import quantise
+from fhrt.export.quantise import _clipped, _split_concatenations
 from fhrt.export.weights import internalise
 from fhrt.metrics import psnr
 from fhrt.protocols import make_pairs
 from fhrt.resample import to_uint8
 from fhrt.runtime import install, load
 from fhrt.runtime.bundle import SHIPPED, read_card
+from fhrt.runtime.engine import INT8_LOSS
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,51 @@ def test_weights_that_went_out_come_in_again(plain: Path) -> None:
         value = inside.get(f"model.{key}", inside.get(key))
         assert value is not None and value.dtype == np.float32
         np.testing.assert_array_equal(value, array.astype(np.float32))
+
+
+def test_ranges_clip_what_is_rare() -> None:
+    """The end of a range is where clipping and rounding together cost least: at the largest value of even values, far below a lone one."""
+    even = np.linspace(0, 2, 20_000, dtype=np.float32)
+    lone = np.append(even, np.float32(40))
+
+    def error(values: np.ndarray, end: float) -> float:
+        return float(np.mean((np.minimum(np.round(values * 127 / end), 127) * end / 127 - values) ** 2))
+
+    assert _clipped(even, 2.0) == pytest.approx(2, rel=0.02)
+    found = _clipped(lone, 40.0)
+    assert found < 40 and error(lone, found) <= min(error(lone, end) for end in (10.0, 20.0, 30.0, 40.0))
+    assert _clipped(np.zeros(5, np.float32), 0.0) == 1
+
+
+def test_the_shipped_form_of_urdgn_is_within_the_limit() -> None:
+    card = read_card(SHIPPED / "urdgn")
+    assert card.int8 is not None and card.int8.faces == 652 and card.int8.worst <= INT8_LOSS["sr"]
+    assert load("urdgn", backend="openvino").precision == "int8"
+
+
+def test_a_convolution_of_a_concatenation_is_split_unless_a_part_is_quantised_anyway() -> None:
+    def graph(read_by_another: bool) -> onnx.ModelProto:
+        third = "other = Conv <pads = [0, 0, 0, 0]> (b, v)\n" if read_by_another else "other = Relu (b)\n"
+        model = onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["": 18]> g (float[batch, 3, 6, 6] x) => (float[batch, 4, 6, 6] y, float[batch, c, 6, 6] other)'
+            " { a = Relu (x)\n n = Neg (x)\n b = Relu (n)\n c = Abs (x)\n j = Concat <axis = 1> (a, b, c)\n"
+            f" y = Conv <pads = [1, 1, 1, 1]> (j, w, bias)\n {third} }}"
+        )
+        rng = np.random.default_rng(0)
+        for name, shape in (("w", (4, 9, 3, 3)), ("bias", (4,)), ("v", (2, 3, 1, 1))):
+            model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+        for index, node in enumerate(model.graph.node):
+            node.name = f"node{index}"
+        return model
+
+    x = np.random.default_rng(1).normal(size=(2, 3, 6, 6)).astype(np.float32)
+    for read_by_another in (False, True):
+        before, after = graph(read_by_another), graph(read_by_another)
+        _split_concatenations(after)
+        onnx.checker.check_model(after)
+        expected, given = (onnxruntime.InferenceSession(model.SerializeToString()).run(["y"], {"x": x})[0] for model in (before, after))
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+        kinds = [node.op_type for node in after.graph.node]
+        assert ("Concat" in kinds) == read_by_another
+        if not read_by_another:
+            assert kinds.count("Conv") == 3 and kinds.count("Add") == 2 and "w" not in {each.name for each in after.graph.initializer}

@@ -1,5 +1,7 @@
 """fhrt's own detector: maps to faces, tiles that overlap, and frames of every kind."""
 
+import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -148,3 +150,14 @@ def test_both_backends_find_the_same(crowd: NDArray[np.uint8]) -> None:
     pytest.importorskip("openvino")
     ours, theirs = (as_rows(CentreDetector(backend=each, precision="fp32").detect(crowd)) for each in ("onnxruntime", "openvino"))
     np.testing.assert_allclose(ours, theirs, atol=1e-2)
+
+
+@pytest.mark.parametrize("given", [None, "0.5"])
+def test_a_card_without_its_calibration_is_refused_in_words(given: str | None, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(centres.SHIPPED, tmp_path / "bundle"))
+    card = json.loads((bundle / "card.json").read_text())
+    card["hparams"] = {name: value for name, value in card["hparams"].items() if name != "calibration_2"}
+    card["hparams"] |= {} if given is None else {"calibration_2": given}
+    (bundle / "card.json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match=r"bundle: card.json has no number calibration_2 .* fhrt export detector"):
+        create_detector(bundle)
