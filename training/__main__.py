@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from fhrt.errors import BadInputError, FhrtError
+from fhrt.files import write_bytes
+from training.recipe import Recipe, load_recipe
 
 FAST_SECONDS, FAST_FACES = 120.0, 64
 FAST = {"batch": 4, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
@@ -34,20 +41,21 @@ def fit(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share each step (DDP), each with a batch of its own.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after so long, and save; go on later with --resume.")] = math.inf,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
 ) -> None:
     """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
     from training.loop import Trainer
-    from training.recipe import load_recipe
 
     with _plain_errors():
         settings = load_recipe(recipe)
         if fast:
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
-        if steps is not None:
-            settings = settings.model_copy(update={"steps": steps})
+        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
@@ -55,13 +63,49 @@ def fit(
             trainer.resume()
         elif start is not None:
             typer.echo(f"{trainer.start_from(start)} of {len(trainer.average)} weights from {start}")
-        losses = trainer.fit(seconds=FAST_SECONDS) if fast else trainer.fit()
+        losses = trainer.fit(min(seconds, FAST_SECONDS) if fast else seconds)
     if fast:
         few = max(1, len(losses) // 5)
         first, last = (sum(part) / few for part in (losses[:few], losses[-few:]))
         typer.echo(f"{len(losses)} steps: the loss went from {first:.4f} to {last:.4f} (means of {few} steps)")
         if not last < first:
             raise typer.Exit(1)
+
+
+@app.command()
+def throughput(
+    recipes: Annotated[list[str], typer.Argument(help="Names of recipes in training/recipes, or YAML files.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the face shards; noise instead of faces when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    captured: Annotated[bool, typer.Option("--captured/--eager", help="Whether steps on a device become a CUDA graph.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each of three measurements.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Measure how many faces a second recipes train with, of what the processor can do how much that is, and what holds them up.
+
+    Without the feature and the identity term, whose networks it does not ask for.
+    """
+    from fhrt import machine
+    from training import throughput as speed
+
+    table = Table("recipe", "batch", "faces/s", "step alone", "data alone", "TFLOP/s", "of the peak")
+    rows = []
+    with _plain_errors(), TemporaryDirectory() as folder:
+        for name in recipes:
+            settings = _changed(load_recipe(name), batch=batch, bf16=bf16)
+            faces = speed.made_up() if data is None else data
+            row = speed.measure(settings, faces, Path(folder) / "runs" / "throughput", seconds, device=device, captured=captured)
+            rows.append({"recipe": name, **row})
+            rates = (f"{row[each]:.1f}" for each in ("faces_per_s", "step_faces_per_s", "data_faces_per_s"))
+            table.add_row(name, str(row["batch"]), *rates, f"{row['tflops']:.3f}", f"{row['share_of_peak']:.0%}")
+    Console().print(table)
+    if json_file is not None:
+        conditions = {"device": device, "data": "noise" if data is None else "faces", "seconds": seconds}
+        about = machine.describe(("torch", "numpy", "lightning-fabric"))
+        report = {"benchmark": "throughput", "machine": about, "conditions": conditions, "rows": rows}
+        write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
 
 
 @app.command()
@@ -154,6 +198,11 @@ def crowd(
 
     with _plain_errors():
         typer.echo(write_crowd(runtime.load(model), data, out, seed))
+
+
+def _changed(settings: Recipe, **changes: Any) -> Recipe:
+    """A recipe with what was asked for on the command line."""
+    return settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 
 @contextmanager

@@ -65,10 +65,14 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
-def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    """Moves a `plain_state` towards the module's, in place: ``average · decay + value · (1 − decay)``; whole numbers are copied."""
+def follow(average: dict[str, Tensor], module: nn.Module, decay: float | Tensor) -> None:
+    """Moves a `plain_state` towards the module's, in place: ``average · decay + value · (1 − decay)``; whole numbers are copied.
+
+    decay: a number, or a float64 tensor on the module's device, which a captured step reads anew.
+    """
+    weight: Any = (1 - decay).float() if isinstance(decay, Tensor) else 1 - decay
     for key, value in module.state_dict().items():
         if value.is_floating_point():
-            average[key].lerp_(value.detach(), 1 - decay)
+            average[key].lerp_(value.detach(), weight)
         else:
             average[key].copy_(value)

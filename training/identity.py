@@ -77,13 +77,12 @@ class IdentityPrior(nn.Module):
 
     def forward(self, pictures: dict[int, Tensor], identity: Tensor) -> Tensor:
         """Cross-entropy summed over the scales; pictures: scale → [N, 3, 24·scale, 24·scale]; identity [N], -1 where nobody knows."""
-        if not (identity >= 0).any():
-            return torch.zeros((), device=identity.device)
+        known = (identity >= 0).sum().clamp(min=1)  # not asked for: the host would wait for the device
         losses = [
-            F.cross_entropy(self.networks[str(scale)](residual_image(picture, SIGMAS[scale])), identity, ignore_index=-1)
+            F.cross_entropy(self.networks[str(scale)](residual_image(picture, SIGMAS[scale])), identity, ignore_index=-1, reduction="sum")
             for scale, picture in pictures.items()
         ]
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() / known
 
 
 def load_network(folder: Path, view: View) -> SqueezeNet:

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.models import create
 from training import __main__ as training_cli
-from training import checkpoint
+from training import checkpoint, loop
 from training.data import Batches, make_batch
+from training.device import OnDevice
+from training.faces import load_faces
 from training.loop import DivergedError, Trainer
 from training.recipe import Losses, Mix, Recipe, load_recipe, recipe_names
 
@@ -54,7 +56,7 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
     whole = Trainer(recipe(steps=8), archive, tmp_path / "whole")
     whole.fit()
     first = Trainer(recipe(steps=8), archive, tmp_path / "halves")
-    batches = iter(Batches(first.faces, first.recipe.mix, 8, 0))
+    batches = iter(Batches(first.source, first.recipe.mix, 8, 0))
     for _ in range(4):
         first.train_step(next(batches))
     first.save()
@@ -110,6 +112,86 @@ def test_a_gradient_that_is_nan_stops_before_the_weights_are_touched(archive: Pa
         trainer.train_step(batch)
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]) or "running" in key or "num_batches" in key
+
+
+ADVERSARIAL = {"model": "lite", "mix": Mix(unaligned=1), "losses": Losses(mse=1, adversarial=0.01), "optimiser": "rmsprop", "batch": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["adamw", "rmsprop, critic"])
+def test_looking_seldom_changes_nothing(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
+    """Losses looked at every third step, as on a device, give the same weights as looked at before every update."""
+    each, seldom = (
+        Trainer(recipe(steps=7, **changes), archive, tmp_path / str(every), check_every=every) for every in (1, 3)
+    )  # fmt: skip
+    expected, losses = each.fit(), seldom.fit()
+    assert losses == pytest.approx(expected, rel=1e-6) and len(losses) == 7
+    for trainer in (each, seldom):
+        assert trainer.step == 7
+    for key, value in each._state().items():
+        assert torch.equal(seldom._state()[key], value), key
+
+
+def test_a_discriminator_that_is_too_good_is_left_alone(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for every in (1, 3):
+        trainer = Trainer(recipe(**ADVERSARIAL), archive, tmp_path / str(every), check_every=every)
+        batch = make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(0))
+        monkeypatch.setattr(loop, "TOO_GOOD", 0.0)
+        trainer.train_step(batch)
+        before = checkpoint.plain_state(trainer.critic.module)
+        trainer.train_step(batch)
+        moved = [key for key, value in trainer.critic.module.state_dict().items() if not torch.equal(value, before[key])]
+        assert moved
+        before = trainer._copied()
+        monkeypatch.setattr(loop, "TOO_GOOD", 1e9)
+        trainer.train_step(batch)
+        after = trainer._state()
+        assert all(torch.equal(after[key], value) for key, value in before.items() if key.startswith("critic"))
+        assert not torch.equal(after["model.up.weight"], before["model.up.weight"])
+        kept.append(after)
+    assert all(torch.equal(kept[1][key], value) for key, value in kept[0].items())
+
+
+def test_nan_found_late_takes_the_run_back(archive: Path, tmp_path: Path) -> None:
+    """The steps since the last look are undone, the optimisers' state and the average included, and saved."""
+    trainer = Trainer(recipe(**ADVERSARIAL), archive, tmp_path, check_every=4)
+    batches = [make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(n)) for n in range(4)]
+    for batch in batches[:2]:
+        trainer.train_step(batch)
+    assert [set(terms) for terms in trainer.check()] == 2 * [{"mse", "adversarial"}]
+    before = trainer._copied()
+    trainer.train_step(batches[2])
+    trainer.train_step(batches[3]._replace(hr=batches[3].hr * float("nan")))
+    trainer.train_step(batches[3])
+    with pytest.raises(DivergedError, match="the loss is nan at step 3"):
+        trainer.check()
+    assert trainer.step == 2
+    assert all(torch.equal(trainer._state()[key], value) for key, value in before.items())
+    resumed = Trainer(recipe(**ADVERSARIAL), archive, tmp_path, check_every=4)
+    resumed.resume()
+    assert resumed.step == 2
+    assert all(torch.equal(resumed._state()[key], value) for key, value in before.items())
+    with pytest.raises(DivergedError, match="the gradient is nan at step 2"):
+        next(resumed.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        resumed.train_step(batches[2])
+        resumed.check()
+
+
+@pytest.mark.parametrize(
+    "mix", [Mix(aligned=0.3, unaligned=0.3, noisy=0.2, camera=0.2, jitter=0.1, shift=0.07), Mix(loose=1)], ids=["tight", "loose"]
+)
+def test_batches_of_a_device_are_those_of_the_memory(mix: Mix, archive: Path, tmp_path: Path) -> None:
+    """The same faces, poses and damage; LR faces to a grey level, and that seldom. The device here is the CPU."""
+    faces = load_faces(with_labels(archive, tmp_path / "data"), "train", tmp_path / "cache", landmarks=True, people=True)
+    source = OnDevice(faces, torch.device("cpu"))
+    for seed in range(3):
+        expected = make_batch(faces, mix, 10, np.random.default_rng(seed))
+        given = source.finish(source.prepare(mix, 10, np.random.default_rng(seed)))
+        for name in ("theta", "points", "visible", "identity"):
+            assert torch.equal(getattr(given, name), getattr(expected, name)), name
+        torch.testing.assert_close(given.hr, expected.hr, rtol=0, atol=1e-6)
+        difference = (given.lr - expected.lr).abs() * 127.5
+        assert difference.max() < 1.01 and (difference > 0.01).float().mean() < 0.005
 
 
 def with_labels(archive: Path, folder: Path) -> Path:
