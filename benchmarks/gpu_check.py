@@ -44,13 +44,11 @@ def steps(rehearse: bool, scratch: Path, data: Path | None) -> Iterator[Step]:
         yield Step(f"tests-{name}", (*pytest, "-m", "gpu", str(path)), 150, ("build",), environment=strict)
 
     yield _benchmark("kernels", "kernels", "--device", device, "--runs", "3" if few else "30", "--warmup", "1" if few else "3", seconds=150)
-    archive = scratch / "faces" if data is None else data
-    if data is None:
-        yield Step("faces", (python, "-m", "benchmarks.made_up", str(archive)), 60, ("build",))
     for recipe in TRAINED[-1:] if few else TRAINED:
-        options = ("--data", str(archive), "--out", str(scratch / recipe), "--device", device, "--seconds", "2" if few else "8")
-        command = (python, "-m", "training", "throughput", recipe, *options, "--json", REPORT)
-        yield Step(f"training-{recipe}", command, 90, ("build", "faces") if data is None else ("build",))
+        options = ("--device", device, "--seconds", "1" if few else "8", *(() if data is None else ("--data", str(data))))
+        for precision in ("--bf16",) if few else ("--no-bf16", "--bf16"):
+            command = (python, "-m", "training", "throughput", recipe, precision, *options, "--json", REPORT)
+            yield Step(f"training-{recipe}{precision[1:]}", command, 90, ("build",))
     for name in SYSTEMS[:1] if few else SYSTEMS:
         backends = ("--backend", "torch", "--precision", "fp32" if few else "fp16")
         peers = ("--peer", "eager") if few else ("--peer", "eager", "--peer", "compile", "--peer", "onnxruntime-cuda")
@@ -120,13 +118,13 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder that receives summary.md, results.json and log.txt")
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU, each step short")
     parser.add_argument("--only", action="append", metavar="PREFIX", help="of the steps' names; repeatable; the build is left out unless named")
-    parser.add_argument("--data", type=Path, help="folder of the face archive; made-up faces where left out")
+    parser.add_argument("--data", type=Path, help="folder of the face archive; noise instead of faces where left out")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for everything")
     parser.add_argument("--scratch", type=Path, required=True, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     wanted = list(steps(arguments.rehearse, arguments.scratch, arguments.data))
     if arguments.only:
-        wanted = [step for step in wanted if step.name.startswith(tuple(arguments.only)) or (step.name == "faces" and not arguments.data)]
+        wanted = [step for step in wanted if step.name.startswith(tuple(arguments.only))]
         if not wanted:
             parser.error(f"no step is named so; there are: {', '.join(step.name for step in steps(True, Path(), None))}")
     os.chdir(ROOT)

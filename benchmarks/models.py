@@ -1,6 +1,8 @@
-"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, and the whole way around them."""
+"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, what else one would use, and the whole way
+around them.
+"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from itertools import product
@@ -11,11 +13,16 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from benchmarks import timing
+from fhrt.errors import FhrtError
 from fhrt.hallucinator import Hallucinator
-from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed
+from fhrt.runtime import load
+from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed, read_card
 
+PEERS = ("eager", "compile", "onnxruntime-cuda")
+"""What else one would use: the torch module as it is, by torch.compile (max-autotune), and ONNX Runtime's CUDA provider."""
 LIMIT = 1.10  # an engine may take this much of the plain session's time
 
 
@@ -41,10 +48,13 @@ def measure(
     threads: int,
     runs: int,
     warmup: int,
+    peers: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row per batch size and engine (each backend in each precision), and the first engine's times of the demo picture.
 
-    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size and the session take turns.
+    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, the session and the peers take turns.
+    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. With a device the
+    limit that a row is held to is the quickest peer's time, not that of the session, which stays on the CPU.
     """
     chosen = product(backends, precisions)
     hallucinators = [
@@ -56,10 +66,21 @@ def measure(
     rng = np.random.default_rng(0)
     height, width = engines[0].card.input_size
     rows: list[dict[str, Any]] = []
+    on_cpu = device == "cpu" or all(engine.backend in ("onnxruntime", "openvino") for engine in engines)
+    opened = {name: _peer(name, model, "cpu" if on_cpu else device, engines[0].precision, threads) for name in peers}
     for batch in batches:
         lr = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
         tensor = np.ascontiguousarray(lr.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        candidates = {"session": lambda tensor=tensor: session.run(None, {"lr": tensor})}
+        candidates: dict[str, Callable[[], object]] = {"session": lambda tensor=tensor: session.run(None, {"lr": tensor})}
+        refused: dict[str, str] = {}
+        for name, peer in opened.items():
+            try:
+                if isinstance(peer, str):
+                    raise RuntimeError(peer)
+                peer(tensor)
+                candidates[name] = lambda tensor=tensor, peer=peer: peer(tensor)
+            except Exception as error:  # a peer's own failure is a finding, not ours
+                refused[name] = str(error).strip().splitlines()[0][:120]
         for number, (hallucinator, engine) in enumerate(zip(hallucinators, engines, strict=True)):
             candidates[f"engine {number}"] = lambda tensor=tensor, engine=engine: engine.run(tensor)
             candidates[f"hallucinate {number}"] = lambda lr=lr, hallucinator=hallucinator: hallucinator.hallucinate(lr)
@@ -69,8 +90,37 @@ def measure(
             per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in mine.items()}
             ratio = timing.ratio(mine["engine"], mine["session"])
             what = {"batch": batch, "backend": engine.backend, "precision": engine.precision}
-            rows.append({**what, **per_face, "ratio": ratio, "within_limit": ratio <= LIMIT})
+            others = {name: refused.get(name) or timing.summary(times[name] / batch) for name in opened}
+            ratios = {name: timing.ratio(mine["engine"], times[name]) for name in opened if name not in refused}
+            within = ratio <= LIMIT if on_cpu else max(ratios.values(), default=0.0) <= LIMIT
+            rows.append({**what, **per_face, "peers": others, "ratio": ratio, "ratio_to_peers": ratios, "within_limit": within})
     return rows, _demo_picture(hallucinators[0], runs, warmup)
+
+
+def _peer(name: str, model: Path, device: str, precision: str, threads: int) -> Callable[[NDArray[np.float32]], object] | str:
+    """What turns faces in the host's memory into faces there, as an engine does; or why it cannot be had.
+
+    torch's module has random weights, which take as long: export folds a bundle's, and they do not fit it any more.
+    """
+    try:
+        if name == "onnxruntime-cuda":
+            return load(model, backend=name, device=device, precision="fp32", threads=threads).run
+        import torch
+
+        from fhrt.models import create
+
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        network = create(read_card(model).name).eval().to(device, dtype, memory_format=torch.channels_last)
+        called = torch.compile(network, mode="max-autotune") if name == "compile" else network
+    except FhrtError as error:
+        return str(error)
+
+    @torch.inference_mode()
+    def run(lr: NDArray[np.float32]) -> object:
+        output = called(torch.from_numpy(lr).to(device, dtype))
+        return output.sr.float().cpu().numpy()
+
+    return run
 
 
 def _plain_session(model: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -18,7 +18,9 @@ def page(results: dict[str, Any]) -> str:
     parts = [f"# {results['title']}", "  \n".join(f"{name}: {value}" for name, value in results["facts"].items())]
     steps = results["steps"]
     bad = [step["name"] for step in steps if step["result"] == "failed"]
-    parts.append(f"**{'Failed: ' + ', '.join(bad) if bad else 'Nothing failed'}**, {len(steps)} steps.")
+    missed = [step["name"] for step in steps if step["result"] == "aims missed"]
+    told = f"**{'Failed: ' + ', '.join(bad) if bad else 'Nothing failed'}**, of {len(steps)} steps"
+    parts.append(told + (f"; aims missed: {', '.join(missed)}." if missed else "."))
     parts.append(_table(("step", "result", "s", ""), [[s["name"], s["result"], f"{s['seconds']:.0f}", s["why"]] for s in steps]))
     for name, report in results["reports"].items():
         make = TABLES.get(report.get("benchmark", ""))
@@ -57,10 +59,10 @@ def _model(report: dict[str, Any]) -> str:
 
 
 def _training(report: dict[str, Any]) -> str:
-    heads = ("recipe", "batch", "faces/s", "step alone", "data alone", "GFLOP/face", "TFLOP/s", "of the peak", "bound by")
+    heads = ("recipe", "batch", "graph", "faces/s", "step alone", "data alone", "GFLOP/face", "TFLOP/s", "of the peak", "bound by")
     rows = [
         [
-            row["recipe"], str(row["batch"]), f"{row['faces_per_s']:.0f}", f"{row['step_faces_per_s']:.0f}", f"{row['data_faces_per_s']:.0f}",
+            f"{row['recipe']} {row['precision']}", str(row["batch"]), "yes" if row["captured"] else "no", f"{row['faces_per_s']:.0f}", f"{row['step_faces_per_s']:.0f}", f"{row['data_faces_per_s']:.0f}",
             f"{row['gflop_per_face']:.1f}", f"{row['tflops']:.2f}", f"{row['share_of_peak']:.0%}", row["bound_by"],
         ]
         for row in report["rows"]
