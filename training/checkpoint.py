@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fhrt.errors import WeightsError
+from fhrt.files import write_bytes
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -31,6 +35,38 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is not a checkpoint of fhrt: {error}") from error
+
+
+def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Path]:
+    """A checkpoint as files ``NAME-00.part`` … of at most ``part`` bytes in ``folder``, which `unite` makes one of again.
+
+    Its numbers in fp16, and without the optimisers' state unless ``state``: a run that resumes then begins these anew. Raises WeightsError.
+    """
+    tensors, about = load(path)
+    if not state:
+        tensors = {key: value for key, value in tensors.items() if "optimiser." not in key}
+    tensors = {key: value.half() if value.dtype == torch.float32 and "optimiser." not in key else value for key, value in tensors.items()}
+    whole = save_bytes({key: value.contiguous() for key, value in tensors.items()}, {"fhrt": json.dumps(about)})
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    count = -(-len(whole) // part)
+    for number in range(count):
+        parts.append(folder / f"{path.stem}-{digest}-{number:02d}-of-{count:02d}.part")
+        write_bytes(parts[-1], whole[number * part : (number + 1) * part])
+    return parts
+
+
+def unite(parts: Sequence[Path], path: Path) -> None:
+    """Write the checkpoint that `divide` made parts of, its numbers in float32 again. Raises WeightsError where a part is missing or damaged."""
+    whole = b"".join(each.read_bytes() for each in sorted(parts))
+    names = {each.stem.rsplit("-", 4)[1] for each in parts}
+    if len(names) != 1 or hashlib.sha256(whole).hexdigest()[:16] not in names:
+        raise WeightsError(f"{', '.join(sorted(each.name for each in parts)) or 'no file'}: not all parts of one checkpoint, or damaged")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, whole)
+    tensors, about = load(path)
+    save(path, {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}, about)
 
 
 def pack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -356,6 +356,8 @@ class Trainer:
         if bool(critic) != (self.critic is not None):
             raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
         self._restore(tensors)
+        if not checkpoint.unpack("optimiser", tensors):
+            self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
         self.best_step = about.get("best_step", self.step)
 

@@ -68,6 +68,30 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
         torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
 
 
+def test_a_divided_checkpoint_goes_on(archive: Path, tmp_path: Path) -> None:
+    """In fp16 and without the optimisers' state; with it, too. Nothing is taken of parts that are not whole."""
+    settings = recipe(steps=4, losses=Losses(l1=1, adversarial=0.01), mix=Mix(unaligned=1))
+    first = Trainer(settings, archive, tmp_path / "first")
+    first.fit()
+    for name, state in (("weights", False), ("all", True)):
+        arguments = ["divide", str(tmp_path / "first" / "last.safetensors"), "--out", str(tmp_path / name), "--megabytes", "0.5"]
+        done = CliRunner().invoke(training_cli.app, arguments + ["--state"] * state)
+        assert done.exit_code == 0, done.output
+        parts = sorted((tmp_path / name).iterdir())
+        assert len(parts) > 3 and all(part.stat().st_size <= 500_000 for part in parts)
+        for some in (parts[1:], parts[:-1], []):
+            with pytest.raises(WeightsError, match="not all parts"):
+                checkpoint.unite(some, tmp_path / "broken.safetensors")
+        out = tmp_path / f"run-{name}" / "last.safetensors"
+        assert CliRunner().invoke(training_cli.app, ["unite", *map(str, parts), "--out", str(out)]).exit_code == 0
+        second = Trainer(settings.model_copy(update={"steps": 6}), archive, out.parent)
+        second.resume()
+        assert second.step == 4 and bool(second.optimiser.state_dict()["state"]) == state
+        for key, value in first.model.state_dict().items():
+            torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+        assert len(second.fit()) == 2
+
+
 def test_best_weights_say_what_they_are(archive: Path, tmp_path: Path) -> None:
     Trainer(recipe(steps=20), archive, tmp_path).fit()
     tensors, about = checkpoint.load(tmp_path / "best.safetensors")
