@@ -44,6 +44,7 @@ def without_functions(bundle: Bundle) -> Iterator[Bundle]:
 def measure(model: str, precision: str, batches: Sequence[int], runs: int, rehearse: bool) -> list[dict[str, Any]]:
     """A row per plan; one that fails says why. rehearse: ONNX Runtime on the CPU in place of TensorRT, in fp32."""
     bundle = open_bundle(model)
+    precision = "fp32" if rehearse else precision
     rows = []
     for plan in PLANS:
         row: dict[str, Any] = {"model": bundle.card.name, "precision": f"{precision}, {plan}", "aim_db": LEAST_DB[precision]}

@@ -52,7 +52,7 @@ def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Pat
     parts = []
     count = -(-len(whole) // part)
     for number in range(count):
-        parts.append(folder / f"{path.stem}-{digest}-{number:02d}-of-{count:02d}.part")
+        parts.append(folder / f"{path.stem}-{digest}-{number:03d}-of-{count:03d}.part")
         write_bytes(parts[-1], whole[number * part : (number + 1) * part])
     return parts
 

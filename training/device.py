@@ -29,6 +29,15 @@ def fits(faces: FaceSet, device: torch.device) -> bool:
     return faces.pictures.nbytes < ROOM * torch.cuda.mem_get_info(device)[0]
 
 
+def held(faces: FaceSet, device: torch.device) -> Tensor:
+    """The pictures [N, 192, 192, 3] uint8 in the device's memory."""
+    pictures = torch.empty(faces.pictures.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(faces), 1024):
+        some = slice(start, start + 1024)
+        pictures[some] = torch.from_numpy(np.array(faces.pictures[some]))
+    return pictures
+
+
 class OnDevice:
     """Batches of the faces that a device holds, with the same faces, poses and noise as `training.data.make_batch` draws.
 
@@ -37,10 +46,7 @@ class OnDevice:
 
     def __init__(self, faces: FaceSet, device: torch.device) -> None:
         self._faces, self._device = faces, device
-        self._pictures = torch.empty(faces.pictures.shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(faces), 1024):
-            some = slice(start, start + 1024)
-            self._pictures[some] = torch.from_numpy(np.array(faces.pictures[some]))
+        self._pictures = held(faces, device)
         self._rows = torch.from_numpy(np.array(resample_matrix(TIGHT, PROTOCOLS["aligned"]))).to(device)
 
     def prepare(self, mix: Mix, count: int, rng: np.random.Generator) -> tuple[Draw, dict[str, Tensor | None], list[dict[str, Tensor]]]:

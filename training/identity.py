@@ -24,6 +24,7 @@ from fhrt.models.recognition import SIDE, shrink
 from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from training import checkpoint
+from training.device import fits, held
 from training.faces import FaceSet
 
 LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §IV
@@ -106,10 +107,13 @@ def train_identity(
     """
     if faces.people is None or faces.people.count < 2:
         raise BadInputError("fewer than two identities are known")
-    people = faces.people
+    people, place = faces.people, torch.device(device)
     rng = np.random.default_rng(seed)
+    on_device = place.type == "cuda" and fits(faces, place)
+    pictures = held(faces, place) if on_device else None
     torch.manual_seed(seed)
     train, held_back = _split(people.identity)
+    torch.backends.cudnn.benchmark = place.type == "cuda"  # the last batch of an epoch alone is of another size
     network = SqueezeNet(people.count, view.size).to(device)
     optimiser = torch.optim.Adam(network.parameters(), LR)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, DECAY_EPOCHS, DECAY)
@@ -119,7 +123,9 @@ def train_identity(
         order = rng.permutation(train)
         for start in track(range(0, len(order), batch), f"{view.name}, epoch {epoch}", console=console, transient=True):
             some = order[start : start + batch]
-            logits = network(view.look(_augmented(faces.pictures[some], rng).to(device)))
+            moves = _moves(len(some), rng)
+            moved = _augmented(faces.pictures[some], *moves).to(device) if pictures is None else _augmented_there(pictures, some, *moves)
+            logits = network(view.look(moved))
             loss = F.cross_entropy(logits, torch.from_numpy(people.identity[some]).to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -165,15 +171,32 @@ def _split(identity: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return np.setdiff1d(np.concatenate(rows), held_back), held_back
 
 
-def _augmented(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """[N, 3, 192, 192] in [-1, 1]: mirrored and moved at random, what falls outside reflected."""
+def _moves(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Pixels across and down [N, 2] that faces are moved by, and which of them are mirrored [N]."""
+    moves = [(rng.integers(-SHIFT, SHIFT + 1, 2), rng.random() < 0.5) for _ in range(count)]
+    return np.array([each[0] for each in moves]), np.array([each[1] for each in moves])
+
+
+def _augmented(pictures: NDArray[np.uint8], shift: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+    """[N, 3, 192, 192] in [-1, 1]: moved and mirrored, what falls outside reflected."""
     moved = np.empty_like(pictures)
-    for index, picture in enumerate(pictures):
-        across, down = rng.integers(-SHIFT, SHIFT + 1, 2)
+    for index, (picture, (across, down)) in enumerate(zip(pictures, shift, strict=True)):
         padded = np.pad(picture, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "reflect")
         crop = padded[SHIFT + down : SHIFT + down + LOOSE, SHIFT + across : SHIFT + across + LOOSE]
-        moved[index] = crop[:, ::-1] if rng.random() < 0.5 else crop
+        moved[index] = crop[:, ::-1] if mirrored[index] else crop
     return _tensor(moved)
+
+
+def _augmented_there(pictures: Tensor, rows: NDArray[np.int64], shift: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+    """The same of the ``rows`` of all pictures [N, 192, 192, 3] uint8 that a device holds, without waiting for it."""
+    index = np.abs(np.arange(LOOSE) + shift[:, :, None])  # [N, across and down, 192], reflected at both ends
+    index = np.where(index < LOOSE, index, 2 * (LOOSE - 1) - index)
+    index[:, 0] = np.where(mirrored[:, None], index[:, 0, ::-1], index[:, 0])
+    where = torch.from_numpy(np.concatenate([rows, index.ravel()]))
+    where = (where.pin_memory() if pictures.is_cuda else where).to(pictures.device, non_blocking=True)
+    which, (across, down) = where[: len(rows)], where[len(rows) :].view(len(rows), 2, LOOSE).unbind(1)
+    moved = pictures[which[:, None, None], down[:, :, None], across[:, None, :]]
+    return moved.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _tensor(pictures: NDArray[np.uint8]) -> Tensor:
