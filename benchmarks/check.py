@@ -46,8 +46,8 @@ class Step:
 def run(steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], limit: float) -> bool:
     """Whether no step failed; ``out`` gets summary.md, results.json (also the steps' own reports) and log.txt.
 
-    limit: seconds for all steps together; what no time is left for counts as failed. A step that writes its report and ends with 1 has measured
-    what is too slow: it is told, and fails nothing.
+    limit: seconds for all steps together; what no time is left for counts as failed. A step that writes its report and ends with 1 has
+    measured what is too slow: it is told, and fails nothing.
     """
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + limit

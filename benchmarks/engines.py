@@ -1,5 +1,5 @@
-"""TensorRT's engines of one bundle, with fhrt's kernels between them ("cut") and of the graph as a whole: how near to ONNX Runtime they are, how
-fast, how long building takes and opening what was built. Runs under a Python that has TensorRT and CuPy, and need not have torch.
+"""TensorRT's engines of one bundle, with fhrt's kernels between them ("cut") and of the graph as a whole: how near to ONNX Runtime they
+are, how fast, how long building takes and opening what was built. Needs a Python with TensorRT and CuPy, not torch.
 """
 
 from __future__ import annotations

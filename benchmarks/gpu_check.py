@@ -49,7 +49,9 @@ def steps(rehearse: bool, scratch: Path, data: Path | None) -> Iterator[Step]:
         smaller = ("-k", SANITIZED) if few and path.as_posix() == KERNEL_TESTS else ()
         yield Step(f"tests-{name}", (*pytest, "-m", "gpu", str(path), *smaller), 150, built)
 
-    yield _benchmark(built, "kernels", "kernels", "--device", device, *one, "--runs", "3" if few else "30", "--warmup", "1" if few else "3", seconds=150)
+    yield _benchmark(
+        built, "kernels", "kernels", "--device", device, *one, "--runs", "3" if few else "30", "--warmup", "1" if few else "3", seconds=150
+    )
     for recipe in TRAINED[-1:] if few else TRAINED:
         options = ("--device", device, "--seconds", "1" if few else "8", *(() if data is None else ("--data", str(data))))
         for precision in ("--bf16",) if few else ("--no-bf16", "--bf16"):
@@ -58,7 +60,11 @@ def steps(rehearse: bool, scratch: Path, data: Path | None) -> Iterator[Step]:
     for name in SYSTEMS[:1] if few else SYSTEMS:
         backends = ("--backend", "torch", "--precision", "fp32" if few else "fp16")
         peers = ("--peer", "eager") if few else ("--peer", "eager", "--peer", "compile", "--peer", "onnxruntime-cuda")
-        runs = (*one, "--batch", "1", "--runs", "2", "--warmup", "1") if few else ("--runs", "60", "--warmup", "5", "--batch", "1", "--batch", "32")
+        runs = (
+            (*one, "--batch", "1", "--runs", "2", "--warmup", "1")
+            if few
+            else ("--runs", "60", "--warmup", "5", "--batch", "1", "--batch", "32")
+        )
         yield _benchmark(built, f"model-{name}", "model", name, *backends, *peers, "--device", device, *runs, seconds=90)
 
     sanitizer = shutil.which("compute-sanitizer")
@@ -106,7 +112,10 @@ def facts() -> dict[str, object]:
     """What the results hold for. Only the standard library is sure to be there."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found: dict[str, object] = {"device": ", ".join(_smi("name", "driver_version", "memory.total")) or "none", "python": platform.python_version()}
+    found: dict[str, object] = {
+        "device": ", ".join(_smi("name", "driver_version", "memory.total")) or "none",
+        "python": platform.python_version(),
+    }
     for package in ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy", "cupy-cuda13x"):
         try:
             found[package] = version(package)
@@ -123,7 +132,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/gpu_check.sh", description="Settle what needs a CUDA device; see CONTRIBUTING.md.")
     parser.add_argument("out", type=Path, help="folder that receives summary.md, results.json and log.txt")
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU, each step short")
-    parser.add_argument("--only", action="append", metavar="PREFIX", help="of the steps' names; repeatable; the build is left out unless named")
+    parser.add_argument(
+        "--only", action="append", metavar="PREFIX", help="of the steps' names; repeatable; the build is left out unless named"
+    )
     parser.add_argument("--data", type=Path, help="folder of the face archive; noise instead of faces where left out")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for everything")
     parser.add_argument("--scratch", type=Path, required=True, help=argparse.SUPPRESS)

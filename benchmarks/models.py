@@ -1,5 +1,5 @@
-"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, what else one would use, and the whole way
-around them.
+"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, what else one would use, and the whole
+way around them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row per batch size and engine (each backend in each precision), and the first engine's times of the demo picture.
 
-    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, the session and the peers take turns.
+    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, session and peers take turns.
     peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. With a device the
     limit that a row is held to is the quickest peer's time, not that of the session, which stays on the CPU.
     """

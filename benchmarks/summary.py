@@ -62,7 +62,8 @@ def _training(report: dict[str, Any]) -> str:
     heads = ("recipe", "batch", "graph", "faces/s", "step alone", "data alone", "GFLOP/face", "TFLOP/s", "of the peak", "bound by")
     rows = [
         [
-            f"{row['recipe']} {row['precision']}", str(row["batch"]), "yes" if row["captured"] else "no", f"{row['faces_per_s']:.0f}", f"{row['step_faces_per_s']:.0f}", f"{row['data_faces_per_s']:.0f}",
+            f"{row['recipe']} {row['precision']}", str(row["batch"]), "yes" if row["captured"] else "no",
+            *(f"{row[each]:.0f}" for each in ("faces_per_s", "step_faces_per_s", "data_faces_per_s")),
             f"{row['gflop_per_face']:.1f}", f"{row['tflops']:.2f}", f"{row['share_of_peak']:.0%}", row["bound_by"],
         ]
         for row in report["rows"]
@@ -80,7 +81,8 @@ def _trt(report: dict[str, Any]) -> str:
         rows += [
             [
                 row["model"], row["precision"], str(each["batch"]), f"{each['parity_db']:.1f}", _median(each["ms_per_face"]),
-                f"{row['build_s']:.0f} / {row['open_s']:.1f}", "" if each["parity_db"] >= row["aim_db"] else f"**under {row['aim_db']:.0f} dB**",
+                f"{row['build_s']:.0f} / {row['open_s']:.1f}",
+                "" if each["parity_db"] >= row["aim_db"] else f"**under {row['aim_db']:.0f} dB**",
             ]
             for each in row["batches"]
         ]  # fmt: skip

@@ -22,7 +22,9 @@ def steps(python: str, torch_python: str, scratch: Path, rehearse: bool) -> Iter
     native = "import fhrt._C as C; assert hasattr(C, 'cuda'), 'fhrt._C was built without CUDA'"
     yield Step("import", (python, "-c", look), 60)
     yield Step("native", (python, "-c", native if not rehearse else "import fhrt._C"), 60)
-    yield Step("device", (python, "-c", "import cupy; print(cupy.cuda.runtime.getDeviceCount())"), 60, without="rehearsed" if rehearse else "")
+    yield Step(
+        "device", (python, "-c", "import cupy; print(cupy.cuda.runtime.getDeviceCount())"), 60, without="rehearsed" if rehearse else ""
+    )
     for name in SYSTEMS[:1] if rehearse else SYSTEMS:
         shipped, made = WEIGHTS / name, scratch / "bundles" / name
         if not shipped.is_dir():

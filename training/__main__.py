@@ -203,12 +203,19 @@ def dictionary(
     out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
     denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors, whose denoiser is taken.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+    device: Annotated[str, typer.Option(help="For the denoiser's training: cpu, cuda …")] = "cpu",
+    steps: Annotated[int, typer.Option(min=1, help="Of the denoiser's training.")] = 1100,
+    batch: Annotated[int, typer.Option(min=1, help="Faces of one of these steps.")] = 8,
 ) -> None:
     """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
     from training.dictionary import build_embedding, build_mnce
 
     with _plain_errors():
-        made = build_mnce(data, out, limit, denoiser=denoiser) if name == "mnce" else build_embedding(name, data, out, limit)
+        made = (
+            build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
+            if name == "mnce"
+            else build_embedding(name, data, out, limit)
+        )
     typer.echo(made)
 
 

@@ -58,11 +58,15 @@ def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Pat
 
 
 def unite(parts: Sequence[Path], path: Path) -> None:
-    """Write the checkpoint that `divide` made parts of, its numbers in float32 again. Raises WeightsError where a part is missing or damaged."""
-    whole = b"".join(each.read_bytes() for each in sorted(parts))
-    names = {each.stem.rsplit("-", 4)[1] for each in parts}
-    if len(names) != 1 or hashlib.sha256(whole).hexdigest()[:16] not in names:
-        raise WeightsError(f"{', '.join(sorted(each.name for each in parts)) or 'no file'}: not all parts of one checkpoint, or damaged")
+    """Write the checkpoint that `divide` made parts of, its numbers in float32 again. Raises WeightsError where a part is missing."""
+    named = sorted({each.name: each for each in parts}.items())
+    try:
+        whole = b"".join(each.read_bytes() for _, each in named)
+    except OSError as error:
+        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    if not named or any(f"-{digest}-" not in name for name, _ in named):
+        raise WeightsError(f"{named[0][0] if named else 'no file'} and {len(named[1:])} more: not all parts of one checkpoint, or damaged")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, whole)
     tensors, about = load(path)

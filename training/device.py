@@ -1,4 +1,4 @@
-"""Training batches on a device that holds all faces: what the CPU draws for a batch is some numbers, the pictures never leave the device."""
+"""Training batches on a device that holds all faces: the CPU draws a batch's numbers, the pictures never leave the device."""
 
 from __future__ import annotations
 

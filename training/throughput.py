@@ -34,8 +34,8 @@ def made_up(count: int = 64) -> FaceSet:
 def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **options: Any) -> dict[str, Any]:
     """Faces per second of the whole, of the steps with one batch alone and of the batches alone, each for so many seconds; operations.
 
-    options: of `Trainer`. A multiply-add counts as two operations; those of fhrt's own kernels are not counted, convolutions and matrix products
-    are. The peak is what a matrix product reached in the recipe's type.
+    options: of `Trainer`. A multiply-add counts as two operations; convolutions and matrix products are counted, fhrt's own kernels are
+    not. The peak is what a matrix product reached in the recipe's type.
     """
     trainer = Trainer(recipe, data, out, **options)
     batches = Batches(trainer.source, recipe.mix, recipe.batch, recipe.seed, threads=trainer.threads)

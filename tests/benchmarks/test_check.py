@@ -72,7 +72,10 @@ def test_nothing_outlasts_its_time(tmp_path: Path) -> None:
         ("E   assert 1\n= short test summary info =\nFAILED a.py::b - assert 1\n1 failed", "FAILED a.py::b - assert 1"),
         ("a.cu(3): error: no such thing\nmake: stop", "a.cu(3): error: no such thing"),
         ("x\n========= Invalid __global__ read of size 4 bytes\n=========     at f", "========= Invalid __global__ read of size 4 bytes"),
-        ("Traceback (most recent call last):\n  File x\nRuntimeError: CUDA error: out of memory\n", "RuntimeError: CUDA error: out of memory"),
+        (
+            "Traceback (most recent call last):\n  File x\nRuntimeError: CUDA error: out of memory\n",
+            "RuntimeError: CUDA error: out of memory",
+        ),
         ("only this\n\n", "only this"),
         ("", "it said nothing"),
     ],
