@@ -67,8 +67,8 @@ def model(
     )
     for row in rows:
         columns = (f"{key}_ms_per_face" for key in ("engine", "session", "hallucinate"))
-        engine, session, hallucinate = (_milliseconds(row[column]) for column in columns)
-        faster = (f"{row['ratio']:.3f}", f"{1 / row['ratio']:.2f}")
+        engine, session, hallucinate = (_milliseconds(row[column]) if column in row else "–" for column in columns)
+        faster = ("–", "–") if row["ratio"] is None else (f"{row['ratio']:.3f}", f"{1 / row['ratio']:.2f}")
         others = (_milliseconds(times) if isinstance(times, dict) else times for times in row["peers"].values())
         table.add_row(str(row["batch"]), row["backend"], row["precision"], engine, session, *faster, hallucinate, *others)
     out.print(table)

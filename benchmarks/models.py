@@ -53,8 +53,8 @@ def measure(
     """A row per batch size and engine (each backend in each precision), and the first engine's times of the demo picture.
 
     A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, session and peers take turns.
-    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. With a device the
-    limit that a row is held to is the quickest peer's time, not that of the session, which stays on the CPU.
+    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. On a device there is
+    no session, and what a row is held to is the quickest peer.
     """
     chosen = product(backends, precisions)
     hallucinators = [
@@ -71,7 +71,9 @@ def measure(
     for batch in batches:
         lr = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
         tensor = np.ascontiguousarray(lr.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        candidates: dict[str, Callable[[], object]] = {"session": lambda tensor=tensor: session.run(None, {"lr": tensor})}
+        candidates: dict[str, Callable[[], object]] = {}
+        if on_cpu:
+            candidates["session"] = lambda tensor=tensor: session.run(None, {"lr": tensor})
         refused: dict[str, str] = {}
         for name, peer in opened.items():
             try:
@@ -86,13 +88,14 @@ def measure(
             candidates[f"hallucinate {number}"] = lambda lr=lr, hallucinator=hallucinator: hallucinator.hallucinate(lr)
         times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.05)
         for number, engine in enumerate(engines):
-            mine = {"engine": times[f"engine {number}"], "session": times["session"], "hallucinate": times[f"hallucinate {number}"]}
+            mine = {"engine": times[f"engine {number}"], "hallucinate": times[f"hallucinate {number}"]}
+            mine |= {"session": times["session"]} if on_cpu else {}
             per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in mine.items()}
-            ratio = timing.ratio(mine["engine"], mine["session"])
+            ratio = timing.ratio(mine["engine"], mine["session"]) if on_cpu else None
             what = {"batch": batch, "backend": engine.backend, "precision": engine.precision}
             others = {name: refused.get(name) or timing.summary(times[name] / batch) for name in opened}
             ratios = {name: timing.ratio(mine["engine"], times[name]) for name in opened if name not in refused}
-            within = ratio <= LIMIT if on_cpu else max(ratios.values(), default=0.0) <= LIMIT
+            within = max(ratios.values(), default=0.0) <= LIMIT if ratio is None else ratio <= LIMIT
             rows.append({**what, **per_face, "peers": others, "ratio": ratio, "ratio_to_peers": ratios, "within_limit": within})
     return rows, _demo_picture(hallucinators[0], runs, warmup)
 
@@ -111,7 +114,7 @@ def _peer(name: str, model: Path, device: str, precision: str, threads: int) -> 
 
         dtype = torch.float16 if precision == "fp16" else torch.float32
         network = create(read_card(model).name).eval().to(device, dtype, memory_format=torch.channels_last)
-        called = torch.compile(network, mode="max-autotune") if name == "compile" else network
+        called = torch.compile(network, mode="max-autotune", dynamic=False) if name == "compile" else network
     except FhrtError as error:
         return str(error)
 

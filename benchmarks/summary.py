@@ -50,7 +50,7 @@ def _model(report: dict[str, Any]) -> str:
         times = row["engine_ms_per_face"]
         rows.append([
             str(row["batch"]), f"{row['backend']} {row['precision']}", *(f"{times[part]:.3f}" for part in ("median", "p95", "p99")),
-            _median(row["session_ms_per_face"]), *(_median(peers[name]) for name in peers), _median(row["hallucinate_ms_per_face"]),
+            _median(row.get("session_ms_per_face", "")), *(_median(peers[name]) for name in peers), _median(row["hallucinate_ms_per_face"]),
         ])  # fmt: skip
     names = list(report["rows"][0].get("peers", {})) if report["rows"] else []
     heads = ("batch", "engine", "p50", "p95", "p99", "session, CPU", *names, "uint8 to uint8")

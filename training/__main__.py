@@ -141,6 +141,7 @@ def identity(
     scale: Annotated[int, typer.Option(help="Of the pictures that it judges: 2, 4 or 8 times the LR face.")],
     out: Annotated[Path, typer.Option(help="Folder of the three networks.")] = Path("runs/identity"),
     epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after the epoch that ends later than this.")] = math.inf,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
 ) -> None:
@@ -152,7 +153,7 @@ def identity(
         if scale not in RESIDUALS:
             raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
-        accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, device=device)
+        accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, seconds=seconds, device=device)
     typer.echo(f"accuracy {accuracy:.3f} on faces held back")
 
 
@@ -161,6 +162,7 @@ def recognition(
     data: Annotated[Path, typer.Option(help="Folder with the face shards and index.csv.")],
     out: Annotated[Path, typer.Option(help="Folder of the network and, new, of its graph.")] = Path("runs/recognition"),
     epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after the epoch that ends later than this.")] = math.inf,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
 ) -> None:
@@ -170,7 +172,8 @@ def recognition(
     from training.identity import RECOGNITION, load_network, train_identity, verification
 
     with _plain_errors():
-        train_identity(load_faces(data, "train", out.parent / "faces", limit, people=True), RECOGNITION, out, epochs=epochs, device=device)
+        faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
+        train_identity(faces, RECOGNITION, out, epochs=epochs, seconds=seconds, device=device)
         network = load_network(out, RECOGNITION)
         folder = export_recognition(network, out / "graph")
         area = verification(network, load_faces(data, "val", out.parent / "faces", people=True))

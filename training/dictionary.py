@@ -51,7 +51,8 @@ def train_denoiser(
     """Teach the denoiser Gaussian noise of σ uniform on [0, `SIGMA`] on faces [N, 3, H, W] in [-1, 1], flipped at random.
 
     On a device the faces are held and the noise is made there; the denoiser is given back on the CPU. Mean squared error, Adam with 1e-3
-    and a cosine decay; in bf16, which is three times as fast on a CPU that has it. ``told`` gets the number of steps done. Raises BadInputError when there is no face or no step.
+    and a cosine decay; in bf16, which is three times as fast on a CPU that has it. ``told`` gets the number of steps done. Raises
+    BadInputError when there is no face or no step.
     """
     if len(faces) == 0 or steps < 1:
         raise BadInputError(f"the denoiser needs faces and steps, not {len(faces)} and {steps}")
@@ -113,8 +114,8 @@ def build_mnce(
     """Train the denoiser, regularise the training faces, fit MNCE to them; writes ``out/mnce.safetensors`` and returns it.
 
     limit: training faces to use. device, batch: of the denoiser's training. denoiser: a file this function wrote before, to take its
-    denoiser in place of training one. hparams: of `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError for hyper-parameters that do not fit, or fewer faces than
-    the dictionary is to hold.
+    denoiser in place of training one. hparams: of `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError
+    for hyper-parameters that do not fit, or fewer faces than the dictionary is to hold.
     """
     torch.manual_seed(seed)
     model = MNCE(**hparams).eval()

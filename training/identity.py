@@ -5,6 +5,7 @@ the recognition network by which reports say whether a hallucinated face still l
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -98,12 +99,22 @@ def load_network(folder: Path, view: View) -> SqueezeNet:
 
 
 def train_identity(
-    faces: FaceSet, view: View, out: Path, *, epochs: int = 60, batch: int = 128, patience: int = 10, device: str = "cpu", seed: int = 0
+    faces: FaceSet,
+    view: View,
+    out: Path,
+    *,
+    epochs: int = 60,
+    seconds: float = math.inf,
+    batch: int = 128,
+    patience: int = 10,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> float:
     """Train the network of a view and write ``out/NAME.safetensors``; returns its accuracy on faces held back.
 
     Adam 1e-4, a third of it every 20 epochs, mirrors and random crops, stops after ``patience`` epochs without a better one (C-SRIP
-    §IV). Raises BadInputError where fewer than two identities are known.
+    §IV), or after the epoch that ends later than ``seconds``. On a device that has room for the faces they are held there. Raises
+    BadInputError where fewer than two identities are known.
     """
     if faces.people is None or faces.people.count < 2:
         raise BadInputError("fewer than two identities are known")
@@ -117,7 +128,7 @@ def train_identity(
     network = SqueezeNet(people.count, view.size).to(device)
     optimiser = torch.optim.Adam(network.parameters(), LR)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, DECAY_EPOCHS, DECAY)
-    console, best, best_epoch = Console(), -math.inf, 0
+    console, best, best_epoch, began = Console(), -math.inf, 0, time.monotonic()
     for epoch in range(epochs):
         network.train()
         order = rng.permutation(train)
@@ -138,7 +149,7 @@ def train_identity(
             about: dict[str, Any] = {"model": "squeezenet", "view": view.name, "accuracy": accuracy, "epoch": epoch}
             about["hparams"] = {"classes": people.count, "size": view.size}
             checkpoint.save(out / f"{view.name}.safetensors", network.state_dict(), about)
-        if epoch - best_epoch >= patience:
+        if epoch - best_epoch >= patience or time.monotonic() - began > seconds:
             break
     return best
 
