@@ -53,8 +53,8 @@ def measure(
     """A row per batch size and engine (each backend in each precision), and the first engine's times of the demo picture.
 
     A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, session and peers take turns.
-    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. On a device there is
-    no session, and what a row is held to is the quickest peer.
+    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. On a device there
+    is no session, and what a row is held to is the quickest peer.
     """
     chosen = product(backends, precisions)
     hallucinators = [
