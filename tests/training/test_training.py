@@ -1,5 +1,6 @@
 """The training loop on a handful of made-up faces: it learns, resumes exactly, refuses NaN and keeps its promises on disk."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -364,3 +365,17 @@ def test_a_fast_run_says_whether_the_loss_falls(archive: Path, tmp_path: Path, m
     monkeypatch.setitem(training_cli.FAST, "seed", 3)
     stuck = CliRunner().invoke(training_cli.app, [*arguments, "--steps", "2"])
     assert "2 steps: the loss went from" in stuck.output
+
+
+def test_throughput_says_what_holds_it_up(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(f"model: lite\nhparams: {SMALL}\nmix: {{unaligned: 1}}\nlosses: {{l1: 1, theta: 1}}\n")
+    report = tmp_path / "report.json"
+    arguments = ["throughput", str(tmp_path / "small.yaml"), "--batch", "4", "--seconds", "0.2", "--json", str(report)]
+    done = CliRunner().invoke(training_cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(report.read_text())["rows"]
+    assert row["batch"] == 4 and not row["captured"] and not row["faces_on_device"]
+    assert row["bound_by"] == ("data" if row["data_faces_per_s"] < row["step_faces_per_s"] else "step")
+    # Forward and backward take about three times the forward, of which the card of the whole network says how much it is.
+    assert 0.001 < row["gflop_per_face"] < 0.1 and row["tflops"] == pytest.approx(1e-3 * row["gflop_per_face"] * row["faces_per_s"])
+    assert 0 < row["share_of_peak"] < 1
