@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -109,8 +109,8 @@ def _architecture() -> str:
     return capability[0].replace(".", "") if capability else "90"
 
 
-def facts() -> dict[str, object]:
-    """What the results hold for. Only the standard library is sure to be there."""
+def facts(needed: Mapping[str, str]) -> dict[str, object]:
+    """What the results hold for, and which packages are missing of those that are ``needed``: module → package."""
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, object] = {
@@ -122,7 +122,7 @@ def facts() -> dict[str, object]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
         found["missing"] = ", ".join(missing)
     return found
@@ -148,7 +148,7 @@ def main() -> int:
     os.chdir(ROOT)
     os.environ.update(environment(arguments.rehearse))
     title = "GPU check" + (", rehearsed on the CPU" if arguments.rehearse else "")
-    return 0 if run(wanted, arguments.out.resolve(), title, facts(), arguments.limit) else 1
+    return 0 if run(wanted, arguments.out.resolve(), title, facts(NEEDED), arguments.limit) else 1
 
 
 if __name__ == "__main__":
