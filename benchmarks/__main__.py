@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from fhrt.errors import FhrtError
+from fhrt.errors import BadInputError, FhrtError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure fhrt on this machine.")
 out = Console(width=None if sys.stdout.isatty() else 140)
@@ -30,6 +30,7 @@ def model(
     backend: Annotated[list[str], typer.Option(help="Of the engine; repeatable.")] = ["auto"],  # noqa: B006
     precision: Annotated[list[str], typer.Option(help="Of the engine, with every backend; repeatable.")] = ["auto"],  # noqa: B006
     device: Annotated[str, typer.Option(help="Of the engine: auto, cpu, cuda or cuda:N; the plain session stays on the CPU.")] = "auto",
+    peer: Annotated[list[str], typer.Option(help="Also eager, compile (both torch) or onnxruntime-cuda; repeatable.")] = [],  # noqa: B006
     threads: Threads = CORES,
     runs: Runs = 100,
     warmup: Warmup = 10,
@@ -38,12 +39,15 @@ def model(
     """Time a model: fhrt's engines, a plain ONNX Runtime session of its fp32 graph, uint8 to uint8, and a whole picture.
 
     A system without weights is timed with random ones (needs torch). Exit code 1 when an engine takes over 10 % more than the
-    plain session.
+    plain session; on a device, than one of the peers.
     """
     from benchmarks import models
 
     try:
-        choices = {"backends": backend, "precisions": precision, "device": device}
+        unknown = set(peer) - set(models.PEERS)
+        if unknown:
+            raise BadInputError(f"there is no peer {', '.join(sorted(unknown))}; there are: {', '.join(models.PEERS)}")
+        choices = {"backends": backend, "precisions": precision, "device": device, "peers": peer}
         with models.bundle(name) as (folder, weights):
             rows, picture, frame = models.measure(folder, batch, **choices, threads=threads, runs=runs, warmup=warmup)
     except FhrtError as error:
@@ -58,13 +62,15 @@ def model(
         "engine / session",
         "times faster",
         "uint8 to uint8",
+        *peer,
         title=f"{name}, {weights} weights: ms per face, median (p95)",
     )
     for row in rows:
         columns = (f"{key}_ms_per_face" for key in ("engine", "session", "hallucinate"))
-        engine, session, hallucinate = (_milliseconds(row[column]) for column in columns)
-        faster = (f"{row['ratio']:.3f}", f"{1 / row['ratio']:.2f}")
-        table.add_row(str(row["batch"]), row["backend"], row["precision"], engine, session, *faster, hallucinate)
+        engine, session, hallucinate = (_milliseconds(row[column]) if column in row else "–" for column in columns)
+        faster = ("–", "–") if row["ratio"] is None else (f"{row['ratio']:.3f}", f"{1 / row['ratio']:.2f}")
+        others = (_milliseconds(times) if isinstance(times, dict) else times for times in row["peers"].values())
+        table.add_row(str(row["batch"]), row["backend"], row["precision"], engine, session, *faster, hallucinate, *others)
     out.print(table)
     stages = "  ".join(f"{stage} {_milliseconds(times)}" for stage, times in picture["stages_ms"].items())
     out.print(f"demo picture, {picture['faces']} faces, ms: {stages}", highlight=False, soft_wrap=True)
@@ -74,8 +80,53 @@ def model(
     conditions = {"model": name, "weights": weights, "device": device, "threads": threads, "runs": runs, "warmup": warmup}
     _write(json_file, "model", conditions, rows, picture=picture, frame=frame)
     if not all(row["within_limit"] for row in rows):
-        typer.secho("an engine takes over 10 % more than the plain session", fg=typer.colors.RED, err=True)
+        typer.secho("an engine takes over 10 % more than what it is held to", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def engines(
+    name: Annotated[str, typer.Argument(help="A shipped model or a bundle folder.")] = "lite",
+    precision: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    batch: Annotated[list[int], typer.Option(min=1, help="Faces per call, of 1, 2, 4, 8, 16 and 32; repeatable.")] = [1, 32],  # noqa: B006
+    runs: Runs = 100,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="ONNX Runtime on the CPU in place of TensorRT.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Build a model's TensorRT engines, cut and whole; compare with ONNX Runtime; time them; open them again.
+
+    Exit code 1 where a plan fails or differs by more than it may.
+    """
+    from benchmarks import engines as built
+
+    if precision not in built.LEAST_DB:
+        raise typer.BadParameter(f"precision is {' or '.join(built.LEAST_DB)}, not {precision}")
+    try:
+        rows = built.measure(name, precision, batch, runs, rehearse)
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    for row in rows:
+        out.print_json(data=row, indent=None)
+    _write(json_file, "tensorrt", {"model": name, "runs": runs, "rehearsed": rehearse}, rows)
+    if any("error" in row or min(each["parity_db"] for each in row["batches"]) < row["aim_db"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command("random-bundle")
+def random_bundle(
+    names: Annotated[list[str], typer.Argument(help="Systems.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of their folders.")],
+) -> None:
+    """Write bundles with random weights, of systems that have no others: they take as long (needs torch)."""
+    from benchmarks.random_bundle import write
+
+    try:
+        for name in names:
+            out.print(write(name, folder))
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
 
 
 @app.command()

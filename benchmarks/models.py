@@ -1,6 +1,8 @@
-"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, and the whole way around them."""
+"""A bundle's time per face: fhrt's engines beside a plain ONNX Runtime session of its fp32 graph, what else one would use, and the whole
+way around them.
+"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from itertools import product
@@ -11,17 +13,18 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from benchmarks import timing
-from fhrt.faces.detect import Detection
-from fhrt.hallucinator import Hallucinator, assemble, crop_faces
-from fhrt.results import Face
-from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed
-from fhrt.runtime.device import beside
+from benchmarks.frames import frame_rows
+from fhrt.errors import FhrtError
+from fhrt.hallucinator import Hallucinator
+from fhrt.runtime import load
+from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed, read_card
 
+PEERS = ("eager", "compile", "onnxruntime-cuda")
+"""What else one would use: the torch module as it is, by torch.compile (max-autotune), and ONNX Runtime's CUDA provider."""
 LIMIT = 1.10  # an engine may take this much of the plain session's time
-FULL_HD = (1080, 1920)
-FRAME_FACES = 16
 DEVICE_RUNS = 1000  # of a whole frame on a device, so that there is a 99th percentile; a millisecond or two each
 
 
@@ -47,10 +50,13 @@ def measure(
     threads: int,
     runs: int,
     warmup: int,
+    peers: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any], list[dict[str, Any]]]:
     """A row per batch size and engine (each backend in each precision); of the first, the times of the demo picture and `frame_rows`.
 
-    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size and the session take turns.
+    A row has milliseconds per face and ``ratio``, engine / plain session. All engines of a batch size, session and peers take turns.
+    peers: of `PEERS`, in the first engine's precision; where one cannot be had, the row says why in place of its times. On a device there
+    is no session, and what a row is held to is the quickest peer.
     """
     chosen = product(backends, precisions)
     hallucinators = [
@@ -62,58 +68,66 @@ def measure(
     rng = np.random.default_rng(0)
     height, width = engines[0].card.input_size
     rows: list[dict[str, Any]] = []
+    on_cpu = device == "cpu" or all(engine.backend in ("onnxruntime", "openvino") for engine in engines)
+    opened = {name: _peer(name, model, "cpu" if on_cpu else device, engines[0].precision, threads) for name in peers}
     for batch in batches:
         lr = rng.integers(0, 256, (batch, height, width, 3), np.uint8)
         tensor = np.ascontiguousarray(lr.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        candidates = {"session": lambda tensor=tensor: session.run(None, {"lr": tensor})}
+        candidates: dict[str, Callable[[], object]] = {}
+        if on_cpu:
+            candidates["session"] = lambda tensor=tensor: session.run(None, {"lr": tensor})
+        refused: dict[str, str] = {}
+        for name, peer in opened.items():
+            try:
+                if isinstance(peer, str):
+                    raise RuntimeError(peer)
+                peer(tensor)
+                candidates[name] = lambda tensor=tensor, peer=peer: peer(tensor)
+            except Exception as error:  # a peer's own failure is a finding, not ours
+                refused[name] = str(error).strip().splitlines()[0][:120]
         for number, (hallucinator, engine) in enumerate(zip(hallucinators, engines, strict=True)):
             candidates[f"engine {number}"] = lambda tensor=tensor, engine=engine: engine.run(tensor)
             candidates[f"hallucinate {number}"] = lambda lr=lr, hallucinator=hallucinator: hallucinator.hallucinate(lr)
         times = timing.interleave(candidates, runs=runs, warmup=warmup, warm=0.05)
         for number, engine in enumerate(engines):
-            mine = {"engine": times[f"engine {number}"], "session": times["session"], "hallucinate": times[f"hallucinate {number}"]}
+            mine = {"engine": times[f"engine {number}"], "hallucinate": times[f"hallucinate {number}"]}
+            mine |= {"session": times["session"]} if on_cpu else {}
             per_face = {f"{name}_ms_per_face": timing.summary(values / batch) for name, values in mine.items()}
-            ratio = timing.ratio(mine["engine"], mine["session"])
+            ratio = timing.ratio(mine["engine"], mine["session"]) if on_cpu else None
             what = {"batch": batch, "backend": engine.backend, "precision": engine.precision}
-            rows.append({**what, **per_face, "ratio": ratio, "within_limit": ratio <= LIMIT})
+            others = {name: refused.get(name) or timing.summary(times[name] / batch) for name in opened}
+            ratios = {name: timing.ratio(mine["engine"], times[name]) for name in opened if name not in refused}
+            within = max(ratios.values(), default=0.0) <= LIMIT if ratio is None else ratio <= LIMIT
+            rows.append({**what, **per_face, "peers": others, "ratio": ratio, "ratio_to_peers": ratios, "within_limit": within})
     first = hallucinators[0]
     frame_runs = runs if first.engine.library is None else max(runs, DEVICE_RUNS)
     return rows, _demo_picture(first, runs, warmup), frame_rows(first, frame_runs, warmup)
 
 
-def frame_rows(hallucinator: Hallucinator, runs: int, warmup: int) -> list[dict[str, Any]]:
-    """From a 1080p frame of uint8 with 16 boxes to 16 SR faces on the host: p50, p95 and p99 in milliseconds, the ways taking turns.
+def _peer(name: str, model: Path, device: str, precision: str, threads: int) -> Callable[[NDArray[np.float32]], object] | str:
+    """What turns faces in the host's memory into faces there, as an engine does; or why it cannot be had.
 
-    A row per way: the frame on the host; with an engine on a device also a frame that is there, and crops that are cut out on the host
-    and go up in its place.
+    torch's module has random weights, which take as long: export folds a bundle's, and they do not fit it any more.
     """
-    (height, width), engine = FULL_HD, hallucinator.engine
-    rng = np.random.default_rng(0)
-    frame = cv2.resize(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
-    corners = rng.uniform(0, [width - 40, height - 48], (FRAME_FACES, 2))
-    boxes = np.hstack([corners, corners + np.array([24, 30])])
-    detections = [Detection(tuple(box)) for box in boxes.tolist()]
+    try:
+        if name == "onnxruntime-cuda":
+            return load(model, backend=name, device=device, precision="fp32", threads=threads).run
+        import torch
 
-    def cropped_here() -> list[Face]:
-        batch, transforms = crop_faces(frame, detections, engine.card, "bgr")
-        batch = beside(batch, there)
-        return assemble(detections, batch, transforms, engine.run(batch), "bgr")
+        from fhrt.models import create
 
-    ways = {"host": lambda: hallucinator.run(frame, boxes).faces}
-    there = frame if engine.library is None else engine.library.up(frame)
-    if engine.library is not None:
-        ways |= {"device": lambda: hallucinator.run(there, boxes).faces, "host, cropped there": cropped_here}
-    times = timing.interleave({name: lambda way=way: [face.sr for face in way()] for name, way in ways.items()}, runs=runs, warmup=warmup)
-    what = {"backend": engine.backend, "precision": engine.precision, "faces": FRAME_FACES, "size": [width, height], "runs": runs}
-    percentiles = (50, 95, 99)
-    return [
-        {
-            **what,
-            "frame": name,
-            "ms": {f"p{part}": float(value) for part, value in zip(percentiles, np.percentile(each, percentiles), strict=True)},
-        }
-        for name, each in times.items()
-    ]
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        network = create(read_card(model).name).eval().to(device, dtype, memory_format=torch.channels_last)
+        called = torch.compile(network, mode="max-autotune", dynamic=False) if name == "compile" else network
+    except FhrtError as error:
+        return str(error)
+
+    @torch.inference_mode()
+    def run(lr: NDArray[np.float32]) -> object:
+        output = called(torch.from_numpy(lr).to(device, dtype))
+        return output.sr.float().cpu().numpy()
+
+    return run
 
 
 def _plain_session(model: Path, threads: int) -> onnxruntime.InferenceSession:

@@ -34,8 +34,8 @@ def interleave(candidates: Mapping[str, Callable[[], object]], *, runs: int, war
 
 
 def summary(times: Times) -> dict[str, float]:
-    """Median and 95th percentile, in the unit of `times`."""
-    return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
+    """Median, 95th and 99th percentile, in the unit of `times`."""
+    return {"median": float(np.median(times)), "p95": float(np.percentile(times, 95)), "p99": float(np.percentile(times, 99))}
 
 
 def ratio(times: Times, reference: Times) -> float:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from fhrt.errors import BadInputError, FhrtError
+from fhrt.files import write_bytes
+from training.recipe import Recipe, load_recipe
 
 FAST_SECONDS, FAST_FACES = 120.0, 64
 FAST = {"batch": 4, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
@@ -34,20 +41,21 @@ def fit(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share each step (DDP), each with a batch of its own.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after so long, and save; go on later with --resume.")] = math.inf,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
 ) -> None:
     """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
     from training.loop import Trainer
-    from training.recipe import load_recipe
 
     with _plain_errors():
         settings = load_recipe(recipe)
         if fast:
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
-        if steps is not None:
-            settings = settings.model_copy(update={"steps": steps})
+        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
@@ -55,7 +63,7 @@ def fit(
             trainer.resume()
         elif start is not None:
             typer.echo(f"{trainer.start_from(start)} of {len(trainer.average)} weights from {start}")
-        losses = trainer.fit(seconds=FAST_SECONDS) if fast else trainer.fit()
+        losses = trainer.fit(min(seconds, FAST_SECONDS) if fast else seconds)
     if fast:
         few = max(1, len(losses) // 5)
         first, last = (sum(part) / few for part in (losses[:few], losses[-few:]))
@@ -65,11 +73,75 @@ def fit(
 
 
 @app.command()
+def divide(
+    checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors or best.safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that receives the parts.")],
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Of a part, at most.")] = 16.0,
+    state: Annotated[bool, typer.Option("--state", help="With the optimisers' state, which is twice the weights in float32.")] = False,
+) -> None:
+    """Divide a checkpoint, in fp16, into files small enough to be carried; see unite."""
+    from training import checkpoint as files
+
+    with _plain_errors():
+        for part in files.divide(checkpoint, out, int(megabytes * 1e6), state):
+            typer.echo(part)
+
+
+@app.command()
+def unite(
+    parts: Annotated[list[Path], typer.Argument(help="What divide wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/last.safetensors.")],
+) -> None:
+    """Make one checkpoint of its parts; fit --resume goes on from a last.safetensors, fit --start begins with a best.safetensors."""
+    from training import checkpoint as files
+
+    with _plain_errors():
+        files.unite(parts, out)
+
+
+@app.command()
+def throughput(
+    recipes: Annotated[list[str], typer.Argument(help="Names of recipes in training/recipes, or YAML files.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the face shards; noise instead of faces when left out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
+    batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
+    bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    captured: Annotated[bool, typer.Option("--captured/--eager", help="Whether steps on a device become a CUDA graph.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each of three measurements.")] = 10.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Measure how many faces a second recipes train with, of what the processor can do how much that is, and what holds them up.
+
+    Without the feature and the identity term, whose networks it does not ask for.
+    """
+    from fhrt import machine
+    from training import throughput as speed
+
+    table = Table("recipe", "batch", "faces/s", "step alone", "data alone", "TFLOP/s", "of the peak")
+    rows = []
+    with _plain_errors(), TemporaryDirectory() as folder:
+        for name in recipes:
+            settings = _changed(load_recipe(name), batch=batch, bf16=bf16)
+            faces = speed.made_up() if data is None else data
+            row = speed.measure(settings, faces, Path(folder) / "runs" / "throughput", seconds, device=device, captured=captured)
+            rows.append({"recipe": name, **row})
+            rates = (f"{row[each]:.1f}" for each in ("faces_per_s", "step_faces_per_s", "data_faces_per_s"))
+            table.add_row(name, str(row["batch"]), *rates, f"{row['tflops']:.3f}", f"{row['share_of_peak']:.0%}")
+    Console().print(table)
+    if json_file is not None:
+        conditions = {"device": device, "data": "noise" if data is None else "faces", "seconds": seconds}
+        about = machine.describe(("torch", "numpy", "lightning-fabric"))
+        report = {"benchmark": "throughput", "machine": about, "conditions": conditions, "rows": rows}
+        write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
+
+
+@app.command()
 def identity(
     data: Annotated[Path, typer.Option(help="Folder with the face shards and index.csv.")],
     scale: Annotated[int, typer.Option(help="Of the pictures that it judges: 2, 4 or 8 times the LR face.")],
     out: Annotated[Path, typer.Option(help="Folder of the three networks.")] = Path("runs/identity"),
     epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after the epoch that ends later than this.")] = math.inf,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
 ) -> None:
@@ -81,7 +153,7 @@ def identity(
         if scale not in RESIDUALS:
             raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
-        accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, device=device)
+        accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, seconds=seconds, device=device)
     typer.echo(f"accuracy {accuracy:.3f} on faces held back")
 
 
@@ -90,6 +162,7 @@ def recognition(
     data: Annotated[Path, typer.Option(help="Folder with the face shards and index.csv.")],
     out: Annotated[Path, typer.Option(help="Folder of the network and, new, of its graph.")] = Path("runs/recognition"),
     epochs: Annotated[int, typer.Option(min=1, help="At most so many; it stops when nothing improves.")] = 60,
+    seconds: Annotated[float, typer.Option(min=1, help="Stop after the epoch that ends later than this.")] = math.inf,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
 ) -> None:
@@ -99,7 +172,8 @@ def recognition(
     from training.identity import RECOGNITION, load_network, train_identity, verification
 
     with _plain_errors():
-        train_identity(load_faces(data, "train", out.parent / "faces", limit, people=True), RECOGNITION, out, epochs=epochs, device=device)
+        faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
+        train_identity(faces, RECOGNITION, out, epochs=epochs, seconds=seconds, device=device)
         network = load_network(out, RECOGNITION)
         folder = export_recognition(network, out / "graph")
         area = verification(network, load_faces(data, "val", out.parent / "faces", people=True))
@@ -132,12 +206,19 @@ def dictionary(
     out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
     denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors, whose denoiser is taken.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
+    device: Annotated[str, typer.Option(help="For the denoiser's training: cpu, cuda …")] = "cpu",
+    steps: Annotated[int, typer.Option(min=1, help="Of the denoiser's training.")] = 1100,
+    batch: Annotated[int, typer.Option(min=1, help="Faces of one of these steps.")] = 8,
 ) -> None:
     """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
     from training.dictionary import build_embedding, build_mnce
 
     with _plain_errors():
-        made = build_mnce(data, out, limit, denoiser=denoiser) if name == "mnce" else build_embedding(name, data, out, limit)
+        made = (
+            build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
+            if name == "mnce"
+            else build_embedding(name, data, out, limit)
+        )
     typer.echo(made)
 
 
@@ -154,6 +235,11 @@ def crowd(
 
     with _plain_errors():
         typer.echo(write_crowd(runtime.load(model), data, out, seed))
+
+
+def _changed(settings: Recipe, **changes: Any) -> Recipe:
+    """A recipe with what was asked for on the command line."""
+    return settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 
 @contextmanager

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fhrt.errors import WeightsError
+from fhrt.files import write_bytes
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -31,6 +35,42 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is not a checkpoint of fhrt: {error}") from error
+
+
+def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Path]:
+    """A checkpoint as files ``NAME-00.part`` … of at most ``part`` bytes in ``folder``, which `unite` makes one of again.
+
+    Its numbers in fp16, and without the optimisers' state unless ``state``: a run that resumes then begins these anew. Raises WeightsError.
+    """
+    tensors, about = load(path)
+    if not state:
+        tensors = {key: value for key, value in tensors.items() if "optimiser." not in key}
+    tensors = {key: value.half() if value.dtype == torch.float32 and "optimiser." not in key else value for key, value in tensors.items()}
+    whole = save_bytes({key: value.contiguous() for key, value in tensors.items()}, {"fhrt": json.dumps(about)})
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = []
+    count = -(-len(whole) // part)
+    for number in range(count):
+        parts.append(folder / f"{path.stem}-{digest}-{number:03d}-of-{count:03d}.part")
+        write_bytes(parts[-1], whole[number * part : (number + 1) * part])
+    return parts
+
+
+def unite(parts: Sequence[Path], path: Path) -> None:
+    """Write the checkpoint that `divide` made parts of, its numbers in float32 again. Raises WeightsError where a part is missing."""
+    named = sorted({each.name: each for each in parts}.items())
+    try:
+        whole = b"".join(each.read_bytes() for _, each in named)
+    except OSError as error:
+        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    if not named or any(f"-{digest}-" not in name for name, _ in named):
+        raise WeightsError(f"{named[0][0] if named else 'no file'} and {len(named[1:])} more: not all parts of one checkpoint, or damaged")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, whole)
+    tensors, about = load(path)
+    save(path, {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}, about)
 
 
 def pack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,10 +105,14 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
-def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
-    """Moves a `plain_state` towards the module's, in place: ``average · decay + value · (1 − decay)``; whole numbers are copied."""
+def follow(average: dict[str, Tensor], module: nn.Module, decay: float | Tensor) -> None:
+    """Moves a `plain_state` towards the module's, in place: ``average · decay + value · (1 − decay)``; whole numbers are copied.
+
+    decay: a number, or a float64 tensor on the module's device, which a captured step reads anew.
+    """
+    weight: Any = (1 - decay).float() if isinstance(decay, Tensor) else 1 - decay
     for key, value in module.state_dict().items():
         if value.is_floating_point():
-            average[key].lerp_(value.detach(), 1 - decay)
+            average[key].lerp_(value.detach(), weight)
         else:
             average[key].copy_(value)

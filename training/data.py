@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import sys
+from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from fhrt.protocols.pairs import Pairs, make_pairs
 from fhrt.protocols.pose import PoseRange
 from training.faces import FaceSet
 from training.recipe import Mix
+
+AHEAD = 4  # batches that are made while one is used
 
 
 class Batch(NamedTuple):
@@ -34,40 +37,64 @@ class Batch(NamedTuple):
         return Batch(*(None if each is None else each.to(device, non_blocking=True) for each in self))  # type: ignore[arg-type]
 
 
-def make_batch(faces: FaceSet, mix: Mix, count: int, rng: np.random.Generator) -> Batch:
-    """A batch of ``count`` random faces in the mix's shares, mirrored at random."""
-    index = rng.integers(len(faces), size=count)
+class Draw(NamedTuple):
+    """Which faces [N], which of them mirrored [N], a table [N, 256] of grey levels where there is jitter, and the protocols' parts of the
+    batch, each from a start to an end.
+    """
+
+    index: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    tables: NDArray[np.uint8] | None
+    parts: list[tuple[str, int, int]]
+    pose: PoseRange
+
+
+def draw(faces: int, mix: Mix, count: int, rng: np.random.Generator) -> Draw:
+    """``count`` of ``faces`` at random, in the mix's shares."""
+    index = rng.integers(faces, size=count)
     mirrored = rng.random((count, 1, 1, 1)) < 0.5
-    chosen = faces.pictures[index]
-    chosen = np.where(mirrored, chosen[:, :, ::-1], chosen)
-    if mix.jitter:
-        chosen = _jitter(chosen, mix.jitter, rng)
+    tables = _tables(count, mix.jitter, rng) if mix.jitter else None
     shares = mix.shares()
     edges = np.rint(np.cumsum([0, *shares.values()]) / sum(shares.values()) * count).astype(int)
-    pose = PoseRange(shift=mix.shift)
-    parts = [
-        make_pairs(chosen[start:end], protocol, rng, pose)
-        for protocol, start, end in zip(shares, edges[:-1], edges[1:], strict=True)
-        if end > start
-    ]
+    parts = [(name, int(start), int(end)) for name, start, end in zip(shares, edges[:-1], edges[1:], strict=True) if end > start]
+    return Draw(index, mirrored.ravel(), tables, parts, PoseRange(shift=mix.shift))
+
+
+def _tables(count: int, amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Contrast about mid-grey and brightness, each ± ``amount``, as a table [N, 256] of grey levels."""
+    drawn = rng.uniform((1 - amount, -amount), (1 + amount, amount), (count, 2)) * (1, 127.5)
+    contrast, brightness = np.split(drawn.astype(np.float32), 2, axis=1)
+    levels = np.arange(256, dtype=np.float32) - np.float32(127.5)
+    return np.clip(np.rint(levels * contrast + np.float32(127.5) + brightness), 0, 255).astype(np.uint8)
+
+
+def make_batch(faces: FaceSet, mix: Mix, count: int, rng: np.random.Generator) -> Batch:
+    """A batch of ``count`` random faces in the mix's shares, mirrored at random."""
+    drawn = draw(len(faces), mix, count, rng)
+    chosen = pictures(faces, drawn)
+    parts = [make_pairs(chosen[start:end], protocol, rng, drawn.pose) for protocol, start, end in drawn.parts]
     lr, hr, theta = (torch.cat(part) for part in zip(*map(_tensors, parts), strict=True))
-    batch = Batch(lr, hr, theta)
+    return Batch(lr, hr, theta, *labels(faces, drawn))
+
+
+def pictures(faces: FaceSet, drawn: Draw, part: slice = slice(None)) -> NDArray[np.uint8]:
+    """[N, 192, 192, 3], mirrored and with their tables applied."""
+    chosen = faces.pictures[drawn.index[part]]
+    chosen = np.where(drawn.mirrored[part, None, None, None], chosen[:, :, ::-1], chosen)
+    if drawn.tables is not None:
+        chosen = drawn.tables[part][np.arange(len(chosen))[:, None, None, None], chosen]
+    return chosen
+
+
+def labels(faces: FaceSet, drawn: Draw) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """points, visible and identity of a `Batch`."""
+    points = visible = identity = None
     if faces.landmarks is not None:
-        landmarks = faces.landmarks[index].mirrored(mirrored.ravel())
-        batch = batch._replace(points=torch.from_numpy(landmarks.points), visible=torch.from_numpy(landmarks.visible))
+        landmarks = faces.landmarks[drawn.index].mirrored(drawn.mirrored)
+        points, visible = torch.from_numpy(landmarks.points), torch.from_numpy(landmarks.visible)
     if faces.people is not None:
-        batch = batch._replace(identity=torch.from_numpy(faces.people.identity[index]))
-    return batch
-
-
-def _jitter(faces: NDArray[np.uint8], amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Contrast about mid-grey and brightness, each ± ``amount``, by a table per face."""
-    levels = np.arange(256, dtype=np.float32) - 127.5
-    out = np.empty_like(faces)
-    for index, face in enumerate(faces):
-        contrast, brightness = rng.uniform(1 - amount, 1 + amount), rng.uniform(-amount, amount) * 127.5
-        out[index] = np.clip(np.rint(levels * contrast + 127.5 + brightness), 0, 255).astype(np.uint8)[face]
-    return out
+        identity = torch.from_numpy(faces.people.identity[drawn.index])
+    return points, visible, identity
 
 
 def _tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,42 +102,46 @@ def _tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     return lr, hr, torch.from_numpy(pairs.theta)
 
 
+class Source(Protocol):
+    """Where batches come from: ``prepare`` in a thread, ahead of its use, and ``finish`` where the batch is used."""
+
+    def prepare(self, mix: Mix, count: int, rng: np.random.Generator) -> Any: ...
+
+    def finish(self, prepared: Any) -> Batch: ...
+
+
+class FromMemory(NamedTuple):
+    """Batches made as a whole by `make_batch`."""
+
+    faces: FaceSet
+
+    def prepare(self, mix: Mix, count: int, rng: np.random.Generator) -> Batch:
+        return make_batch(self.faces, mix, count, rng)
+
+    def finish(self, prepared: Batch) -> Batch:
+        return prepared
+
+
 class Batches:
-    """An endless iterator of batches, made ahead by threads; batch number n depends on (seed, n) alone, so a run can resume.
+    """An endless iterator of batches, prepared ahead by threads; batch number n depends on (seed, n) alone, so a run can resume.
 
     first, every: the numbers that it goes through, so that several processes share them.
     """
 
-    def __init__(self, faces: FaceSet, mix: Mix, count: int, seed: int, first: int = 0, every: int = 1, ahead: int = 4) -> None:
-        self._faces, self._mix, self._count, self._seed, self._every = faces, mix, count, seed, every
-        self._queue: queue.Queue[Batch] = queue.Queue(ahead)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._produce, args=(first,), daemon=True)
-        self._error: BaseException | None = None
-        self._thread.start()
+    def __init__(self, source: Source, mix: Mix, count: int, seed: int, first: int = 0, every: int = 1, threads: int = 1) -> None:
+        self._source, self._mix, self._count, self._seed = source, mix, count, seed
+        self._numbers, self._ahead = range(first, sys.maxsize, every), AHEAD * threads
+        self._pool = ThreadPoolExecutor(threads, "batches")
 
-    def _produce(self, number: int) -> None:
-        try:
-            while not self._stop.is_set():
-                batch = make_batch(self._faces, self._mix, self._count, np.random.default_rng((self._seed, number)))
-                number += self._every
-                while not self._stop.is_set():
-                    try:
-                        self._queue.put(batch, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
-        except Exception as error:
-            self._error = error
+    def _prepare(self, number: int) -> Any:
+        return self._source.prepare(self._mix, self._count, np.random.default_rng((self._seed, number)))
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            try:
-                yield self._queue.get(timeout=1.0)
-            except queue.Empty:
-                if self._error is not None:
-                    raise self._error from None
+        waiting: deque[Future[Any]] = deque()
+        for number in self._numbers:
+            waiting.append(self._pool.submit(self._prepare, number))
+            if len(waiting) > self._ahead:
+                yield self._source.finish(waiting.popleft().result())
 
     def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ the recognition network by which reports say whether a hallucinated face still l
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from fhrt.models.recognition import SIDE, shrink
 from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from training import checkpoint
+from training.device import fits, held
 from training.faces import FaceSet
 
 LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §IV
@@ -77,13 +79,12 @@ class IdentityPrior(nn.Module):
 
     def forward(self, pictures: dict[int, Tensor], identity: Tensor) -> Tensor:
         """Cross-entropy summed over the scales; pictures: scale → [N, 3, 24·scale, 24·scale]; identity [N], -1 where nobody knows."""
-        if not (identity >= 0).any():
-            return torch.zeros((), device=identity.device)
+        known = (identity >= 0).sum().clamp(min=1)  # not asked for: the host would wait for the device
         losses = [
-            F.cross_entropy(self.networks[str(scale)](residual_image(picture, SIGMAS[scale])), identity, ignore_index=-1)
+            F.cross_entropy(self.networks[str(scale)](residual_image(picture, SIGMAS[scale])), identity, ignore_index=-1, reduction="sum")
             for scale, picture in pictures.items()
         ]
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() / known
 
 
 def load_network(folder: Path, view: View) -> SqueezeNet:
@@ -98,29 +99,44 @@ def load_network(folder: Path, view: View) -> SqueezeNet:
 
 
 def train_identity(
-    faces: FaceSet, view: View, out: Path, *, epochs: int = 60, batch: int = 128, patience: int = 10, device: str = "cpu", seed: int = 0
+    faces: FaceSet,
+    view: View,
+    out: Path,
+    *,
+    epochs: int = 60,
+    seconds: float = math.inf,
+    batch: int = 128,
+    patience: int = 10,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> float:
     """Train the network of a view and write ``out/NAME.safetensors``; returns its accuracy on faces held back.
 
     Adam 1e-4, a third of it every 20 epochs, mirrors and random crops, stops after ``patience`` epochs without a better one (C-SRIP
-    §IV). Raises BadInputError where fewer than two identities are known.
+    §IV), or after the epoch that ends later than ``seconds``. On a device that has room for the faces they are held there. Raises
+    BadInputError where fewer than two identities are known.
     """
     if faces.people is None or faces.people.count < 2:
         raise BadInputError("fewer than two identities are known")
-    people = faces.people
+    people, place = faces.people, torch.device(device)
     rng = np.random.default_rng(seed)
+    on_device = place.type == "cuda" and fits(faces, place)
+    pictures = held(faces, place) if on_device else None
     torch.manual_seed(seed)
     train, held_back = _split(people.identity)
+    torch.backends.cudnn.benchmark = place.type == "cuda"  # the last batch of an epoch alone is of another size
     network = SqueezeNet(people.count, view.size).to(device)
     optimiser = torch.optim.Adam(network.parameters(), LR)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, DECAY_EPOCHS, DECAY)
-    console, best, best_epoch = Console(), -math.inf, 0
+    console, best, best_epoch, began = Console(), -math.inf, 0, time.monotonic()
     for epoch in range(epochs):
         network.train()
         order = rng.permutation(train)
         for start in track(range(0, len(order), batch), f"{view.name}, epoch {epoch}", console=console, transient=True):
             some = order[start : start + batch]
-            logits = network(view.look(_augmented(faces.pictures[some], rng).to(device)))
+            moves = _moves(len(some), rng)
+            moved = _augmented(faces.pictures[some], *moves).to(device) if pictures is None else _augmented_there(pictures, some, *moves)
+            logits = network(view.look(moved))
             loss = F.cross_entropy(logits, torch.from_numpy(people.identity[some]).to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -133,7 +149,7 @@ def train_identity(
             about: dict[str, Any] = {"model": "squeezenet", "view": view.name, "accuracy": accuracy, "epoch": epoch}
             about["hparams"] = {"classes": people.count, "size": view.size}
             checkpoint.save(out / f"{view.name}.safetensors", network.state_dict(), about)
-        if epoch - best_epoch >= patience:
+        if epoch - best_epoch >= patience or time.monotonic() - began > seconds:
             break
     return best
 
@@ -166,15 +182,32 @@ def _split(identity: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.i
     return np.setdiff1d(np.concatenate(rows), held_back), held_back
 
 
-def _augmented(pictures: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
-    """[N, 3, 192, 192] in [-1, 1]: mirrored and moved at random, what falls outside reflected."""
+def _moves(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Pixels across and down [N, 2] that faces are moved by, and which of them are mirrored [N]."""
+    moves = [(rng.integers(-SHIFT, SHIFT + 1, 2), rng.random() < 0.5) for _ in range(count)]
+    return np.array([each[0] for each in moves]), np.array([each[1] for each in moves])
+
+
+def _augmented(pictures: NDArray[np.uint8], shift: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+    """[N, 3, 192, 192] in [-1, 1]: moved and mirrored, what falls outside reflected."""
     moved = np.empty_like(pictures)
-    for index, picture in enumerate(pictures):
-        across, down = rng.integers(-SHIFT, SHIFT + 1, 2)
+    for index, (picture, (across, down)) in enumerate(zip(pictures, shift, strict=True)):
         padded = np.pad(picture, ((SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), "reflect")
         crop = padded[SHIFT + down : SHIFT + down + LOOSE, SHIFT + across : SHIFT + across + LOOSE]
-        moved[index] = crop[:, ::-1] if rng.random() < 0.5 else crop
+        moved[index] = crop[:, ::-1] if mirrored[index] else crop
     return _tensor(moved)
+
+
+def _augmented_there(pictures: Tensor, rows: NDArray[np.int64], shift: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+    """The same of the ``rows`` of all pictures [N, 192, 192, 3] uint8 that a device holds, without waiting for it."""
+    index = np.abs(np.arange(LOOSE) + shift[:, :, None])  # [N, across and down, 192], reflected at both ends
+    index = np.where(index < LOOSE, index, 2 * (LOOSE - 1) - index)
+    index[:, 0] = np.where(mirrored[:, None], index[:, 0, ::-1], index[:, 0])
+    where = torch.from_numpy(np.concatenate([rows, index.ravel()]))
+    where = (where.pin_memory() if pictures.is_cuda else where).to(pictures.device, non_blocking=True)
+    which, (across, down) = where[: len(rows)], where[len(rows) :].view(len(rows), 2, LOOSE).unbind(1)
+    moved = pictures[which[:, None, None], down[:, :, None], across[:, None, :]]
+    return moved.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _tensor(pictures: NDArray[np.uint8]) -> Tensor:

@@ -1,4 +1,8 @@
-"""The training loop: batches → losses → optimiser, with a moving average, validation, checkpoints and exact resume."""
+"""The training loop: batches → losses → optimiser, with a moving average, validation, checkpoints and exact resume.
+
+On a CUDA device nothing in a step waits for the device: its work becomes one CUDA graph, and whether a loss was NaN is asked every
+`CHECK_EVERY` steps, after which a run that was goes back to where it was asked before.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,10 @@ from fhrt.errors import BadInputError, FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
 from fhrt.models.srgan import SRGANDiscriminator
 from training import checkpoint
-from training.data import Batch, Batches
-from training.faces import describe, load_faces
+from training.capture import CapturedStep
+from training.data import Batch, Batches, FromMemory, Source
+from training.device import THREADS, OnDevice, fits
+from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
 from training.losses import discriminator_loss
@@ -30,10 +36,13 @@ from training.validation import Validation
 
 SAVE_SECONDS = 240.0
 LOG_EVERY = 50  # steps
+CHECK_EVERY = 50  # steps on a device between two looks at their losses, for each of which the host waits
+GRADIENT = "gradient"  # among a step's loss terms: the norm
+TOO_GOOD = 0.3  # mean loss under which the discriminator is left alone (UR-DGN's released code)
 
 
 class DivergedError(FhrtError):
-    """The loss became NaN or infinite; the last checkpoint is intact."""
+    """The loss became NaN or infinite; no weight was touched by it, and the last checkpoint is intact."""
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -47,20 +56,24 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 class Trainer:
     """One run of a recipe in a folder: ``last.safetensors`` (everything), ``best.safetensors`` (averaged weights), sheets, logs.
 
-    device: "cpu", "cuda" or "cuda:1". devices: how many share each step (DDP, each with a batch of its own). features: VGG-19's weights.
-    identity: folder with the three identity networks.
+    data: folder of the face archive, or faces already in memory. device: "cpu", "cuda" or "cuda:1". devices: how many share each step (DDP,
+    each with a batch of its own). features: VGG-19's weights. identity: folder with the three identity networks. check_every: steps between
+    two looks at the losses; 1: before every update, which is the default on the CPU. captured: whether a step on one CUDA device becomes a
+    CUDA graph.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Path,
+        data: Path | FaceSet,
         out: Path,
         device: str = "cpu",
         devices: int = 1,
         limit: int | None = None,
         features: Path | None = None,
         identity: Path | None = None,
+        check_every: int | None = None,
+        captured: bool = True,
     ) -> None:
         made = models.system(recipe.model).made
         if made != "fit":
@@ -71,30 +84,43 @@ class Trainer:
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, self.fabric.device
+        on_cuda = self.device.type == "cuda"
+        torch.backends.cudnn.benchmark = on_cuda  # a step's sizes are the same every time
+        self.check_every = check_every or (CHECK_EVERY if on_cuda else 1)
         self.console = Console(quiet=not self.fabric.is_global_zero)
         self.faces, self.validation = self._load(data, limit)
-        self.data = describe(data, "train", len(self.faces))
+        self.data = describe(data, "train", len(self.faces)) if isinstance(data, Path) else f"{len(self.faces):,} faces"
+        self.threads = THREADS if on_cuda else 1
+        self.source: Source = OnDevice(self.faces, self.device) if on_cuda and fits(self.faces, self.device) else FromMemory(self.faces)
 
         self.model = models.create(recipe.model, **recipe.hparams).to(memory_format=torch.channels_last)
         feature_loss = FeatureLoss(features) if features is not None and recipe.losses.feature else None
         prior = IdentityPrior(identity) if identity is not None and recipe.losses.identity else None
         objective = Objective(self.model, recipe, feature_loss, prior)
-        self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(objective.trained(), recipe))
+        self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(objective.trained(), recipe, self.device))
         self.average = checkpoint.plain_state(self.model)
         self.critic: Any = None
         if recipe.losses.adversarial:
             critic = SRGANDiscriminator() if recipe.discriminator == "srgan" else Discriminator()
-            self.critic, self.critic_optimiser = self.fabric.setup(critic, _optimiser(list(critic.parameters()), recipe))
+            self.critic, self.critic_optimiser = self.fabric.setup(critic, _optimiser(list(critic.parameters()), recipe, self.device))
         self.step, self.best, self.best_step = 0, -math.inf, 0
+        # What a captured step reads anew at every replay lies on the device.
+        self.rate, self.decay = (torch.zeros((), dtype=dtype, device=self.device) for dtype in (torch.float32, torch.float64))
+        self.captured = CapturedStep(self._update) if on_cuda and captured and devices == 1 and self.check_every > 1 else None
+        self.checked: dict[str, Tensor] = {}  # the state when the losses were last looked at
+        self.checked_step = 0
+        self.unchecked: list[dict[str, Tensor]] = []  # what came of the steps since
         self.earlier_steps = 0  # of the run whose weights this one began with
         if recipe.losses.feature and features is None:
             self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
         if recipe.losses.identity and identity is None:
             self.console.print("without the identity term: its networks were not given (--identity FOLDER)", style="yellow")
 
-    def _load(self, data: Path, limit: int | None) -> tuple[Any, Validation]:
+    def _load(self, data: Path | FaceSet, limit: int | None) -> tuple[FaceSet, Validation]:
         """Training and validation faces; the first process decodes, the others wait for it."""
         self.out.mkdir(parents=True, exist_ok=True)
+        if isinstance(data, FaceSet):
+            return data, Validation(data.pictures[:8], self.recipe)
         cache = self.out.parent / "faces"
         with self.fabric.rank_zero_first():
             losses = self.recipe.losses
@@ -104,42 +130,96 @@ class Trainer:
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update; returns the weighted loss terms. Raises DivergedError before any weight is touched by a NaN."""
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update; returns the weighted loss terms, on the device.
+
+        Raises DivergedError before any weight is touched by a NaN where every step is looked at; else `check` does, going back.
+        """
         batch = batch.to(self.device)
+        if self.check_every > 1 and not self.checked:
+            self.checked, self.checked_step = self._copied(), self.step
+        self.rate.fill_(learning_rate(self.step, self.recipe))
+        self.decay.fill_(self._average_decay())
+        localise_only = self.step < self.recipe.localise_steps
+        told = self._update(batch, localise_only) if self.captured is None else self.captured(batch, localise_only)
+        self.step += 1
+        if self.check_every > 1:
+            self.unchecked.append(told)
+        return {name: term for name, term in told.items() if name != GRADIENT}
+
+    def _update(self, batch: Batch, localise_only: bool) -> dict[str, Tensor]:
+        """What a step does to the weights; returns its loss terms and the gradient's norm."""
         critic = None if self.critic is None else self.critic.module
-        terms, sr = self.objective(batch, critic, localise_only=self.step < self.recipe.localise_steps)
+        terms, sr = self.objective(batch, critic, localise_only=localise_only)
         loss = torch.stack(list(terms.values())).sum()
         told: Any = self.fabric.all_reduce({name: term.detach() for name, term in terms.items()})
-        if not all(math.isfinite(term.item()) for term in told.values()):
-            raise DivergedError(f"the loss is {loss.item()} at step {self.step}; resume from last.safetensors with a lower lr")
+        if self.check_every == 1:
+            self._refuse("loss", sum(term.item() for term in told.values()))
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.step, self.recipe)
+            group["lr"] = self.rate if self.optimiser.defaults["capturable"] else learning_rate(self.step, self.recipe)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         norm: Any = self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False)
-        if not math.isfinite(norm.item()):
-            raise DivergedError(f"the gradient is {norm.item()} at step {self.step}; resume from last.safetensors with a lower lr")
+        if self.check_every == 1:
+            self._refuse("gradient", norm.item())
+        else:  # what is found out later must not reach the weights meanwhile
+            for group in self.optimiser.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         self.optimiser.step()
         if self.critic is not None and sr is not None:
             self._critic_step(batch.hr, sr.detach())
-        self._update_average()
-        self.step += 1
-        return {name: term.item() for name, term in told.items()}
+        checkpoint.follow(self.average, self.model, self._average_decay() if self.captured is None else self.decay)
+        return {**told, GRADIENT: norm.detach()}
+
+    def _average_decay(self) -> float:
+        """The average starts young and grows old, so that early steps do not linger in it."""
+        return min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+
+    def _refuse(self, what: str, value: float, step: int | None = None) -> None:
+        if not math.isfinite(value):
+            at = self.step if step is None else step
+            raise DivergedError(f"the {what} is {value} at step {at}; resume from last.safetensors with a lower lr")
 
     def _critic_step(self, hr: Tensor, sr: Tensor) -> None:
-        """Update D unless it is already too good (mean loss under 0.3, UR-DGN's released code)."""
+        """Update D unless it is already too good; where every step is looked at, its gradient is then not even computed."""
         loss = discriminator_loss(self.critic(hr), self.critic(sr))
         mean: Any = self.fabric.all_reduce(loss.detach())
-        if mean.item() / 2 < 0.3:
+        leave = mean / 2 < TOO_GOOD
+        if self.check_every == 1 and leave.item():
             return
         self.critic_optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        before = [each.clone() for each in self._critic_state()] if self.check_every > 1 else []
         self.critic_optimiser.step()
+        for now, then in zip(self._critic_state(), before, strict=False):
+            now.copy_(torch.where(leave, then, now))
 
-    def _update_average(self) -> None:
-        # The average starts young and grows old, so that early steps do not linger in it.
-        checkpoint.follow(self.average, self.model, min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
+    def _critic_state(self) -> list[Tensor]:
+        """What an update of D changes. The optimiser's part is empty before its first update, which so is never taken back."""
+        state = self.critic_optimiser.optimizer.state
+        return [each.detach() for each in self.critic.parameters()] + [value for fields in state.values() for value in fields.values()]
+
+    def check(self) -> list[dict[str, float]]:
+        """The loss terms of the steps since the last call. Where one was NaN or infinite, or a gradient was, everything becomes what it was
+        at that call, is saved, and DivergedError is raised.
+        """
+        told = [dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True)) for terms in self.unchecked]
+        self.unchecked.clear()
+        try:
+            for number, terms in enumerate(told):
+                norm = terms.pop(GRADIENT)
+                self._refuse("loss", sum(terms.values()), self.checked_step + number)
+                self._refuse("gradient", norm, self.checked_step + number)
+        except DivergedError:
+            self._restore(self.checked)
+            self.step = self.checked_step
+            self.save()
+            raise
+        if told:
+            self.checked, self.checked_step = self._copied(), self.step
+        return told
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -149,7 +229,7 @@ class Trainer:
         Validates and saves on the way, and saves on Ctrl-C.
         """
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        batches = Batches(self.faces, self.recipe.mix, self.recipe.batch, self.recipe.seed, self.step * world + rank, every=world)
+        batches = Batches(self.source, self.recipe.mix, self.recipe.batch, self.recipe.seed, self.step * world + rank, world, self.threads)
         began = saved = time.monotonic()
         losses: list[float] = []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -160,20 +240,27 @@ class Trainer:
                     if self.step >= self.recipe.steps or time.monotonic() - began > seconds or self._stuck():
                         break
                     terms = self.train_step(batch)
-                    losses.append(sum(terms.values()))
+                    if self.check_every == 1:
+                        losses.append(sum(term.item() for term in terms.values()))
+                    elif self.step % self.check_every == 0:
+                        losses += (sum(each.values()) for each in self.check())
                     if self.step % LOG_EVERY == 0:
-                        self.fabric.log_dict({f"loss/{name}": value for name, value in terms.items()}, self.step)
-                        told = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+                        values = {name: value.item() for name, value in terms.items()}
+                        self.fabric.log_dict({f"loss/{name}": value for name, value in values.items()}, self.step)
+                        told = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
                         progress.update(task, completed=self.step, description=f"{self.recipe.model}  {told}")
                     if self.step % self.recipe.validate_every == 0:
+                        losses += (sum(each.values()) for each in self.check())
                         self.validate()
                     if time.monotonic() - saved > SAVE_SECONDS:
+                        losses += (sum(each.values()) for each in self.check())
                         self.save()
                         saved = time.monotonic()
         except KeyboardInterrupt:
             self.console.print(f"stopped at step {self.step}; continue with --resume")
         finally:
             batches.close()
+        losses += (sum(each.values()) for each in self.check())
         self.save()
         return losses
 
@@ -210,13 +297,34 @@ class Trainer:
         """Everything that `resume` needs, from the first process."""
         if not self.fabric.is_global_zero:
             return
+        about = self._about() | {"best": self.best, "best_step": self.best_step}
+        checkpoint.save(self.out / "last.safetensors", self._state(), about)
+
+    def _state(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint; the weights' own memory."""
         tensors = checkpoint.pack("model", self.model.state_dict()) | checkpoint.pack("average", self.average)
         tensors |= checkpoint.pack_optimiser(self.optimiser, "optimiser")
         if self.critic is not None:
             tensors |= checkpoint.pack("critic", self.critic.module.state_dict())
             tensors |= checkpoint.pack_optimiser(self.critic_optimiser, "critic_optimiser")
-        tensors["random"] = torch.get_rng_state()
-        checkpoint.save(self.out / "last.safetensors", tensors, self._about() | {"best": self.best, "best_step": self.best_step})
+        if self.device.type == "cuda":
+            tensors["random_device"] = torch.cuda.get_rng_state(self.device)
+        return tensors | {"random": torch.get_rng_state()}
+
+    def _copied(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._state().items()}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        """What `_state` gave. Without the optimisers' state, as in a checkpoint made small, these begin anew."""
+        self.model.load_state_dict(checkpoint.unpack("model", tensors))
+        self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
+        checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
+        if self.critic is not None:
+            self.critic.module.load_state_dict(checkpoint.unpack("critic", tensors))
+            checkpoint.unpack_optimiser(self.critic_optimiser, "critic_optimiser", tensors)
+        torch.set_rng_state(tensors["random"])
+        if self.device.type == "cuda" and "random_device" in tensors:
+            torch.cuda.set_rng_state(tensors["random_device"], self.device)
 
     def _about(self) -> dict[str, Any]:
         kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
@@ -247,13 +355,9 @@ class Trainer:
         critic = checkpoint.unpack("critic", tensors)
         if bool(critic) != (self.critic is not None):
             raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
-        self.model.load_state_dict(checkpoint.unpack("model", tensors))
-        self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
-        checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
-        if self.critic is not None:
-            self.critic.module.load_state_dict(critic)
-            checkpoint.unpack_optimiser(self.critic_optimiser, "critic_optimiser", tensors)
-        torch.set_rng_state(tensors["random"])
+        self._restore(tensors)
+        if not checkpoint.unpack("optimiser", tensors):
+            self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
         self.best_step = about.get("best_step", self.step)
 
@@ -270,7 +374,10 @@ def _fabric(out: Path, device: str, devices: int) -> Fabric:
     return Fabric(accelerator=kind, devices=[int(number)] if number else devices, strategy=strategy, loggers=logger)
 
 
-def _optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(parameters: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    """On a CUDA device one whose step can be captured: what it reads is in the device's memory."""
+    on_cuda = device.type == "cuda"
+    lr: Any = torch.tensor(recipe.lr, device=device) if on_cuda else recipe.lr
     if recipe.optimiser == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=recipe.lr, alpha=0.9, eps=1e-8)
-    return torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-8, capturable=on_cuda)
+    return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, capturable=on_cuda)

@@ -1,4 +1,7 @@
-"""The GPU backends on a real device: near ONNX Runtime, padded batches, graphs that run again, and engines found again."""
+"""The GPU backends on a real device: near ONNX Runtime, padded batches, graphs that run again, and engines found again.
+
+FHRT_TEST_DEVICE=cpu: the torch backend there, in fp32, to rehearse these lines.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from fhrt.runtime.bundle import open_bundle
 from fhrt.runtime.engine import Options
 
 pytestmark = pytest.mark.gpu
+DEVICE = os.environ.get("FHRT_TEST_DEVICE", "cuda")
 LITE = open_bundle("lite")
 LR = np.random.default_rng(0).uniform(-1, 1, (40, 3, 16, 16)).astype(np.float32)
 LEAST_DB = {"fp32": 70, "fp16": 50}
@@ -26,7 +30,7 @@ def opener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
     def open_it(precision: str = "fp16") -> Engine:
         if request.param == "torch":
-            return load("lite", backend="torch", device="cuda", precision=precision)
+            return load("lite", backend="torch", device=DEVICE, precision="fp32" if DEVICE == "cpu" else precision)
         from fhrt.runtime.trt import TensorRTEngine
 
         return TensorRTEngine(LITE, Options(device="cuda", precision=precision), batches=(1, 4))

@@ -14,8 +14,9 @@ from fhrt.export.recognition import export_recognition
 from fhrt.metrics import Recognition
 from fhrt.models.recognition import shrink
 from fhrt.models.squeezenet import SqueezeNet
-from training import checkpoint
+from training import checkpoint, identity
 from training.data import make_batch
+from training.device import held
 from training.faces import FaceSet, People, read_people
 from training.identity import RECOGNITION, RESIDUALS, IdentityPrior, at_scale, load_network, train_identity, verification
 from training.loop import Trainer
@@ -151,3 +152,14 @@ def test_csrip_with_its_identity_term(prior: Path, archive: Path, tmp_path: Path
     terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
     assert set(terms) == {"ssim_2x", "ssim_4x", "ssim", "identity"} and terms["identity"] > 0
     assert all(torch.equal(a, b) for a, b in zip(frozen, trainer.objective.module.identity.parameters(), strict=True))
+
+
+def test_faces_are_moved_on_a_device_as_in_memory() -> None:
+    """The same numbers, bit for bit. The device here is the CPU."""
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 192, 192, 3), np.uint8)
+    rows = np.array([8, 0, 3, 3, 5])
+    shift = np.array([[6, -6], [-6, 6], [0, 0], [1, -3], [-2, 5]])
+    mirrored = np.array([True, False, True, False, True])
+    expected = identity._augmented(pictures[rows], shift, mirrored)
+    given = identity._augmented_there(held(FaceSet(pictures), torch.device("cpu")), rows, shift, mirrored)
+    assert torch.equal(given, expected)

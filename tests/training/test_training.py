@@ -1,5 +1,6 @@
 """The training loop on a handful of made-up faces: it learns, resumes exactly, refuses NaN and keeps its promises on disk."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from typer.testing import CliRunner
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.models import create
 from training import __main__ as training_cli
-from training import checkpoint
+from training import checkpoint, loop
 from training.data import Batches, make_batch
+from training.device import OnDevice
+from training.faces import load_faces
 from training.loop import DivergedError, Trainer
 from training.recipe import Losses, Mix, Recipe, load_recipe, recipe_names
 
@@ -64,7 +67,7 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
     whole = Trainer(recipe(steps=8), archive, tmp_path / "whole")
     whole.fit()
     first = Trainer(recipe(steps=8), archive, tmp_path / "halves")
-    batches = iter(Batches(first.faces, first.recipe.mix, 8, 0))
+    batches = iter(Batches(first.source, first.recipe.mix, 8, 0))
     for _ in range(4):
         first.train_step(next(batches))
     first.save()
@@ -74,6 +77,30 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
     second.fit()
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_divided_checkpoint_goes_on(archive: Path, tmp_path: Path) -> None:
+    """In fp16 and without the optimisers' state; with it, too. Nothing is taken of parts that are not whole."""
+    settings = recipe(steps=4, losses=Losses(l1=1, adversarial=0.01), mix=Mix(unaligned=1))
+    first = Trainer(settings, archive, tmp_path / "first")
+    first.fit()
+    for name, state in (("weights", False), ("all", True)):
+        arguments = ["divide", str(tmp_path / "first" / "last.safetensors"), "--out", str(tmp_path / name), "--megabytes", "4"]
+        done = CliRunner().invoke(training_cli.app, arguments + ["--state"] * state)
+        assert done.exit_code == 0, done.output
+        parts = sorted((tmp_path / name).iterdir())
+        assert len(parts) > 3 and all(part.stat().st_size <= 4_000_000 for part in parts)
+        for some in (parts[1:], parts[:-1], []):
+            with pytest.raises(WeightsError, match="not all parts"):
+                checkpoint.unite(some, tmp_path / "broken.safetensors")
+        out = tmp_path / f"run-{name}" / "last.safetensors"
+        assert CliRunner().invoke(training_cli.app, ["unite", *map(str, parts), "--out", str(out)]).exit_code == 0
+        second = Trainer(settings.model_copy(update={"steps": 6}), archive, out.parent)
+        second.resume()
+        assert second.step == 4 and bool(second.optimiser.state_dict()["state"]) == state
+        for key, value in first.model.state_dict().items():
+            torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+        assert len(second.fit()) == 2
 
 
 def test_best_weights_say_what_they_are(archive: Path, tmp_path: Path) -> None:
@@ -120,6 +147,85 @@ def test_a_gradient_that_is_nan_stops_before_the_weights_are_touched(archive: Pa
         trainer.train_step(batch)
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]) or "running" in key or "num_batches" in key
+
+
+ADVERSARIAL = {"model": "lite", "mix": Mix(unaligned=1), "losses": Losses(mse=1, adversarial=0.01), "optimiser": "rmsprop", "batch": 2}
+
+
+@pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["adamw", "rmsprop, critic"])
+def test_looking_seldom_changes_nothing(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
+    """Losses looked at every third step, as on a device, give the same weights as looked at before every update."""
+    trainers, losses = [], []
+    for every in (1, 3):
+        trainers.append(Trainer(recipe(steps=7, **changes), archive, tmp_path / str(every), check_every=every))
+        losses.append(trainers[-1].fit())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and len(losses[1]) == trainers[1].step == 7
+    each, seldom = trainers
+    for key, value in each._state().items():
+        assert torch.equal(seldom._state()[key], value), key
+
+
+def test_a_discriminator_that_is_too_good_is_left_alone(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for every in (1, 3):
+        trainer = Trainer(recipe(**ADVERSARIAL), archive, tmp_path / str(every), check_every=every)
+        batch = make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(0))
+        monkeypatch.setattr(loop, "TOO_GOOD", 0.0)
+        trainer.train_step(batch)
+        before = checkpoint.plain_state(trainer.critic.module)
+        trainer.train_step(batch)
+        moved = [key for key, value in trainer.critic.module.state_dict().items() if not torch.equal(value, before[key])]
+        assert moved
+        before = trainer._copied()
+        monkeypatch.setattr(loop, "TOO_GOOD", 1e9)
+        trainer.train_step(batch)
+        after = trainer._state()
+        assert all(torch.equal(after[key], value) for key, value in before.items() if key.startswith("critic"))
+        assert not torch.equal(after["model.up.weight"], before["model.up.weight"])
+        kept.append(after)
+    assert all(torch.equal(kept[1][key], value) for key, value in kept[0].items())
+
+
+def test_nan_found_late_takes_the_run_back(archive: Path, tmp_path: Path) -> None:
+    """The steps since the last look are undone, the optimisers' state and the average included, and saved."""
+    trainer = Trainer(recipe(**ADVERSARIAL), archive, tmp_path, check_every=4)
+    batches = [make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(n)) for n in range(4)]
+    for batch in batches[:2]:
+        trainer.train_step(batch)
+    assert [set(terms) for terms in trainer.check()] == 2 * [{"mse", "adversarial"}]
+    before = trainer._copied()
+    trainer.train_step(batches[2])
+    trainer.train_step(batches[3]._replace(hr=batches[3].hr * float("nan")))
+    trainer.train_step(batches[3])
+    with pytest.raises(DivergedError, match="the loss is nan at step 3"):
+        trainer.check()
+    assert trainer.step == 2
+    assert all(torch.equal(trainer._state()[key], value) for key, value in before.items())
+    resumed = Trainer(recipe(**ADVERSARIAL), archive, tmp_path, check_every=4)
+    resumed.resume()
+    assert resumed.step == 2
+    assert all(torch.equal(resumed._state()[key], value) for key, value in before.items())
+    with pytest.raises(DivergedError, match="the gradient is nan at step 2"):
+        next(resumed.model.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+        resumed.train_step(batches[2])
+        resumed.check()
+
+
+@pytest.mark.parametrize(
+    "mix", [Mix(aligned=0.3, unaligned=0.3, noisy=0.2, camera=0.2, jitter=0.1, shift=0.07), Mix(loose=1)], ids=["tight", "loose"]
+)
+def test_batches_of_a_device_are_those_of_the_memory(mix: Mix, archive: Path, tmp_path: Path) -> None:
+    """The same faces, poses and damage; LR faces to a grey level, and that seldom. The device here is the CPU."""
+    faces = load_faces(with_labels(archive, tmp_path / "data"), "train", tmp_path / "cache", landmarks=True, people=True)
+    source = OnDevice(faces, torch.device("cpu"))
+    for seed in range(3):
+        expected = make_batch(faces, mix, 10, np.random.default_rng(seed))
+        given = source.finish(source.prepare(mix, 10, np.random.default_rng(seed)))
+        for name in ("theta", "points", "visible", "identity"):
+            assert torch.equal(getattr(given, name), getattr(expected, name)), name
+        torch.testing.assert_close(given.hr, expected.hr, rtol=0, atol=1e-6)
+        difference = (given.lr - expected.lr).abs() * 127.5
+        assert difference.max() < 1.01 and (difference > 0.01).float().mean() < 0.005
 
 
 def with_labels(archive: Path, folder: Path) -> Path:
@@ -269,3 +375,17 @@ def test_a_fast_run_says_whether_the_loss_falls(archive: Path, tmp_path: Path, m
     monkeypatch.setitem(training_cli.FAST, "seed", 3)
     stuck = CliRunner().invoke(training_cli.app, [*arguments, "--steps", "2"])
     assert "2 steps: the loss went from" in stuck.output
+
+
+def test_throughput_says_what_holds_it_up(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(f"model: lite\nhparams: {SMALL}\nmix: {{unaligned: 1}}\nlosses: {{l1: 1, theta: 1}}\n")
+    report = tmp_path / "report.json"
+    arguments = ["throughput", str(tmp_path / "small.yaml"), "--batch", "4", "--seconds", "0.2", "--json", str(report)]
+    done = CliRunner().invoke(training_cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(report.read_text())["rows"]
+    assert row["batch"] == 4 and not row["captured"] and not row["faces_on_device"]
+    assert row["bound_by"] == ("data" if row["data_faces_per_s"] < row["step_faces_per_s"] else "step")
+    # Forward and backward take about three times the forward, of which the card of the whole network says how much it is.
+    assert 0.001 < row["gflop_per_face"] < 0.1 and row["tflops"] == pytest.approx(1e-3 * row["gflop_per_face"] * row["faces_per_s"])
+    assert 0 < row["share_of_peak"] < 1
