@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transform, face_transform
+from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transforms, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, Picture, as_boxes, as_frame, swap_channels
 from fhrt.ops import face_crop, to_image
@@ -22,6 +22,8 @@ from fhrt.runtime import Card, Output
 if TYPE_CHECKING:
     from fhrt.stream import Stream
     from fhrt.stream.sinks import Sink
+
+UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 
 
 class Hallucinator:
@@ -134,7 +136,9 @@ def crop_faces(
     height, width = card.input_size
     finer_size = (finer * height, finer * width)
     margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
-    transforms = np.stack([crop_transform(one.box, finer_size, eyes=one.eyes, margin=margin) for one in detections])
+    boxes = np.array([one.box for one in detections])
+    eyes = np.array([UNSEEN if one.eyes is None else one.eyes for one in detections])
+    transforms = crop_transforms(boxes, finer_size, eyes=eyes, margin=margin)
     batch = face_crop(frame, transforms, finer_size, 127.5, 127.5)
     return (np.ascontiguousarray(batch[:, ::-1]) if color == "bgr" else batch), transforms
 
@@ -144,15 +148,14 @@ def assemble(
 ) -> list[Face]:
     """The faces that a network made of `batch` `[N, 3, h, w]`, with `transforms` `[N, 2, 3]` from its pixels to the frame's."""
     lr, sr = _pictures(batch, color), _pictures(output.sr, color)
+    to_frame = face_transform(transforms, output.theta, lr.shape[1:3], sr.shape[1:3])
     return [
         Face(
             box=detection.box,
             score=detection.score,
             lr=lr[index],
             sr=sr[index],
-            transform=face_transform(
-                transforms[index], None if output.theta is None else output.theta[index], lr.shape[1:3], sr.shape[1:3]
-            ),
+            transform=to_frame[index],
             heatmaps=None if output.heatmaps is None else output.heatmaps[index],
         )
         for index, detection in enumerate(detections)
@@ -161,5 +164,5 @@ def assemble(
 
 def _pictures(tensor: NDArray[np.float32], color: Color) -> NDArray[np.uint8]:
     """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`."""
-    pictures = to_image(tensor)
-    return pictures if color == "rgb" else swap_channels(pictures)
+    pictures: NDArray[np.uint8] = to_image(tensor if color == "rgb" else tensor[:, ::-1])
+    return pictures

@@ -7,6 +7,7 @@ namespace fhrt::FHRT_ISA {
 namespace {
 
 constexpr int kWeights = kCropTaps + 8;  // of an axis, read in vectors of 8
+constexpr int kLine = 8 * kPixels + kCropTaps;  // columns of the frame that kPixels pixels side by side are made of, at most
 
 // What kPixels pixels of a row of a crop take of an axis: their first taps, and the weights of all, which add up to 1, zeros behind them.
 struct Taps {
@@ -71,6 +72,9 @@ struct Source {
   const CropAxis across, down;
   Taps x, y;
   alignas(64) float weights[kPixels][kWeights];  // x's, those of a pixel side by side
+  bool upright;                                  // whether all these pixels read the same rows
+  int left;                                      // their first column
+  alignas(64) float line[kLine * C + 16];        // and the sums down their columns
 
   FHRT_INLINE Source(const uint8_t* bytes, const FramePlane& of, const float* transform)
       : data(bytes), plane(of), t(transform), across(crop_axis(t[0], t[1], plane.w)), down(crop_axis(t[3], t[4], plane.h)) {}
@@ -81,15 +85,51 @@ struct Source {
     find_taps(down, t + 3, i, j0, y);
     for (int tap = 0; tap < across.taps + 4; tap += 4)
       for (int k = 0; k < kPixels; k += 4) transpose<4>(x.weights[tap] + k, kPixels, weights[k] + tap, kWeights);
+    const int one = x.first[0], other = x.first[kPixels - 1];
+    left = one < other ? one : other;
+    const int64_t columns = int64_t{one < other ? other - one : one - other} / across.step + across.taps;
+    upright = t[3] == 0 && columns <= kLine;
+    if (upright) sum_down(static_cast<int>(columns));
   }
 
   // Pixel k from there on: C levels, and whatever behind them.
   FHRT_INLINE Floats<4> level(int k) const {
+    if (upright) return level_of_line(k);
     return across.taps == 4 && down.taps == 4 ? level(k, 4, 4) : level(k, across.taps, down.taps);  // unrolled where nothing shrinks
   }
 
  private:
   static constexpr int kRow = kCropTaps * C + 8;  // bytes
+
+  __attribute__((noinline)) void sum_down(int columns) {
+    const int count = columns * C, right = left + (columns - 1) * across.step, bottom = y.first[0] + (down.taps - 1) * down.step;
+    const int64_t rows = crop_pixel(down, bottom, 0), end = rows * plane.row_bytes + int64_t{left} * C + (count + 7) / 8 * 8;
+    const bool as_is = left >= 0 && right < plane.w && across.step == 1 && end <= (plane.h - 1) * plane.row_bytes + plane.w * C;
+    for (int c = 0; c < count + 8; ++c) line[c] = 0;
+    uint8_t copy[kLine * C + 8] = {};
+    for (int tap = 0; tap < down.taps; ++tap) {
+      const uint8_t* row = data + crop_pixel(down, y.first[0], tap) * plane.row_bytes;
+      if (as_is) {
+        row += int64_t{left} * C;
+      } else {  // columns beyond the border, or not side by side, or a vector that would end behind the frame
+        for (int column = 0; column < columns; ++column)
+          for (int c = 0; c < C; ++c) copy[column * C + c] = row[crop_pixel(across, left, column) * C + c];
+        row = copy;
+      }
+      const float weight = y.weights[tap][0];
+      for (int c = 0; c < count; c += 8) store<8>(line + c, load<8>(line + c) + weight * widen(row + c));
+    }
+    for (int c = count; c < count + 8; ++c) line[c] = 0;
+  }
+
+  FHRT_INLINE Floats<4> level_of_line(int k) const {
+    constexpr int kPart = 8 / C;  // pixels of a vector
+    const int parts = (across.taps + kPart - 1) / kPart;
+    const float* columns = line + (x.first[k] - left) / across.step * C;
+    Floats<8> sum = {};
+    for (int part = 0; part < parts; ++part) sum += for_channels<C>(weights[k] + part * kPart) * load<8>(columns + part * (kPart * C));
+    return over_channels<C>(sum);
+  }
 
   FHRT_INLINE Floats<4> level(int k, int columns, int rows) const {
     constexpr int kPart = 8 / C;  // pixels of a vector

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt import _C
 from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
 from fhrt.faces.inputs import Picture, as_frame
@@ -124,7 +124,7 @@ class Tracker:
             detected = self._assign(boxes, scores, eyes)
             found = np.pad(found, (0, len(detected) - len(found)))
             if frame is not None:
-                self._state["picture"][detected] = _cut_out(frame, self._state[detected], SIDE)
+                self._state["picture"][detected] = _cut_out(frame, self._state[detected])
         return self._report(found, detected)
 
     def _predict(self, time: float) -> None:
@@ -152,18 +152,15 @@ class Tracker:
         """Moves tracks to where their pictures are found near the predictions; which were found, `[N]`."""
         state = self._state
         offset = np.zeros((len(state), 4))
-        likely = np.zeros(len(state))
         if not len(state):
-            return likely > 0
-        windows = _cut_out(frame, state, SIDE + 2 * REACH)
-        for index in np.flatnonzero(state["picture"].std((1, 2)) > FLAT).tolist():
-            likeness = cv2.matchTemplate(windows[index], state["picture"][index], cv2.TM_CCOEFF_NORMED)
-            _, best, _, (x, y) = cv2.minMaxLoc(likeness)
-            if best >= ALIKE and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
-                offset[index, :2] = x + _vertex(likeness[y, x - 1 : x + 2]) - REACH, y + _vertex(likeness[y - 1 : y + 2, x]) - REACH
-                likely[index] = best
-        offset[:, :2] *= _side(state)[:, None] / SIDE
-        found = likely > 0
+            return np.zeros(0, np.bool_)
+        side = _side(state)[:, None]
+        met = np.empty((len(state), 3), np.float32)
+        squares = np.hstack([state["value"][:, :2], side])
+        _C.match_templates(frame, squares, np.ascontiguousarray(state["picture"]), REACH, FLAT, met)
+        likely = met[:, 2]
+        found = likely >= ALIKE
+        offset[found, :2] = met[found, :2] * (side[found] / SIDE)
         # Two pictures in one place: the less alike face is behind the other.
         places = state["value"] + offset
         found &= ~(_near(places, places) & (likely[:, None] < likely)).any(1)
@@ -270,12 +267,13 @@ def _side(state: State) -> Floats:
     return side
 
 
-def _cut_out(frame: Picture, state: State, size: int) -> NDArray[np.float32]:
-    """Squares about the faces' centres, `SIDE` pixels to a face, green alone: `[N, size, size]`."""
+def _cut_out(frame: Picture, state: State) -> NDArray[np.float32]:
+    """The faces' pictures, green alone: `[N, SIDE, SIDE]`."""
     transforms = np.zeros((len(state), 2, 3), np.float32)
     transforms[:, 0, 0] = transforms[:, 1, 1] = scale = _side(state) / SIDE
-    transforms[:, :, 2] = state["value"][:, :2] - 0.5 - (scale * (size / 2 - 0.5))[:, None]
-    return np.ascontiguousarray(face_crop(frame, transforms, (size, size), 0, 1)[:, 1])
+    transforms[:, :, 2] = state["value"][:, :2] - 0.5 - (scale * (SIDE / 2 - 0.5))[:, None]
+    pictures: NDArray[np.float32] = face_crop(frame, transforms, (SIDE, SIDE), 0, 1)[:, 1]
+    return pictures
 
 
 def _pairs(state: State, boxes: Floats) -> dict[int, int]:
@@ -298,10 +296,3 @@ def _near(faces: Floats, others: Floats) -> Mask:
     """Which centres `[N, 4]` and `[M, 4]` lie too near for two faces: `[N, M]`."""
     limit = (NEAR * np.exp(faces[:, 2]))[:, None, None]
     return np.asarray((np.abs(faces[:, None, :2] - others[:, :2]) < limit).all(-1))
-
-
-def _vertex(values: NDArray[np.float32]) -> float:
-    """Place of the top of the parabola through values at -1, 0 and 1, of which the middle one is the largest."""
-    before, middle, after = values.tolist()
-    curvature = before - 2 * middle + after
-    return 0.5 * (before - after) / curvature if curvature < 0 else 0.0
