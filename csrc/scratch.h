@@ -7,7 +7,7 @@ namespace fhrt {
 
 class Scratch {
  public:
-  explicit Scratch(int64_t floats) : lines_(new Line[(floats + 15) / 16]()) {}
+  explicit Scratch(int64_t floats) : lines_(new Line[(floats + 15) / 16]) {}
   float* floats() const { return lines_[0].values; }
 
  private:

@@ -103,21 +103,26 @@ struct Source {
 
   __attribute__((noinline)) void sum_down(int columns) {
     const int count = columns * C, right = left + (columns - 1) * across.step, bottom = y.first[0] + (down.taps - 1) * down.step;
-    const int64_t rows = crop_pixel(down, bottom, 0), end = rows * plane.row_bytes + int64_t{left} * C + (count + 7) / 8 * 8;
+    const int64_t end = crop_pixel(down, bottom, 0) * plane.row_bytes + int64_t{left} * C + (count + 15) / 16 * 16;
     const bool as_is = left >= 0 && right < plane.w && across.step == 1 && end <= (plane.h - 1) * plane.row_bytes + plane.w * C;
-    for (int c = 0; c < count + 8; ++c) line[c] = 0;
-    uint8_t copy[kLine * C + 8] = {};
+    const uint8_t* rows[kCropTaps];
+    uint8_t copies[kCropTaps][kLine * C + 16];
     for (int tap = 0; tap < down.taps; ++tap) {
-      const uint8_t* row = data + crop_pixel(down, y.first[0], tap) * plane.row_bytes;
-      if (as_is) {
-        row += int64_t{left} * C;
-      } else {  // columns beyond the border, or not side by side, or a vector that would end behind the frame
-        for (int column = 0; column < columns; ++column)
-          for (int c = 0; c < C; ++c) copy[column * C + c] = row[crop_pixel(across, left, column) * C + c];
-        row = copy;
+      rows[tap] = data + crop_pixel(down, y.first[0], tap) * plane.row_bytes + (as_is ? int64_t{left} * C : 0);
+      if (as_is) continue;  // columns beyond the border, or not side by side, or a vector that would end behind the frame
+      for (int column = 0; column < columns; ++column)
+        for (int c = 0; c < C; ++c) copies[tap][column * C + c] = rows[tap][crop_pixel(across, left, column) * C + c];
+      for (int c = count; c < count + 16; ++c) copies[tap][c] = 0;
+      rows[tap] = copies[tap];
+    }
+    for (int c = 0; c < count; c += 16) {
+      Floats<8> first = {}, second = {};
+      for (int tap = 0; tap < down.taps; ++tap) {
+        first += y.weights[tap][0] * widen(rows[tap] + c);
+        second += y.weights[tap][0] * widen(rows[tap] + c + 8);
       }
-      const float weight = y.weights[tap][0];
-      for (int c = 0; c < count; c += 8) store<8>(line + c, load<8>(line + c) + weight * widen(row + c));
+      store<8>(line + c, first);
+      store<8>(line + c + 8, second);
     }
     for (int c = count; c < count + 8; ++c) line[c] = 0;
   }

@@ -102,9 +102,8 @@ FHRT_INLINE void focus(int64_t count, float* weights) {
 
 // An index beyond an axis of 2 or more, mirrored at its first or last pixel.
 FHRT_INLINE int64_t mirrored(int64_t k, int64_t count) {
-  k = k < 0 ? -k : k;
-  k = k >= count ? 2 * (count - 1) - k : k;
-  return k < 0 ? 0 : k;
+  while (k < 0 || k >= count) k = k < 0 ? -k : 2 * (count - 1) - k;
+  return k;
 }
 
 // Where `place` is, seen from where `origin` has its own.
