@@ -249,7 +249,7 @@ def _fused(
     for at in range(SHOWN.start - 2 * k, SHOWN.stop):
         fused = fusing.update(ids, *_crops(scene.frames[at], boxes[at]), np.ones(len(kept)))
         output = engine.run(fused.lr)
-        to_lr = face_transform(np.broadcast_to(UNMOVED, fused.back.shape), output.theta, (16, 16), (128, 128))
+        to_lr = face_transform(UNMOVED, output.theta, (16, 16), (128, 128))
         pictures = to_image(steadying.update(ids, output.sr, to_lr, fused.back))
         if at not in SHOWN:
             continue

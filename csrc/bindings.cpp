@@ -357,33 +357,36 @@ fhrt::Crops crop_settings(int64_t count, int64_t h, int64_t w) {
   return {count, h, w};
 }
 
-// Lists of float32 [3, h, w]; places float64 [N, 3].
-void register_crops(const py::list& references, const py::list& crops, int64_t h, int64_t w, py::array& places) {
-  const fhrt::Crops p = crop_settings(static_cast<int64_t>(crops.size()), h, w);
-  const auto known = pictures(references, 3, h, w, false, "register_crops: references must be contiguous float32 [3, h, w]");
-  const auto newest = pictures(crops, 3, h, w, false, "register_crops: crops must be contiguous float32 [3, h, w]");
-  require(known.size() == newest.size() && is_output(places, {p.count, 3}), "register_crops: a reference and a place for each crop");
-  double* target = mutable_data<double>(places);
-  py::gil_scoped_release release;
-  fhrt::register_crops_cpu(known.data(), newest.data(), target, p);
-}
-
-// crops: N times k of float32 [3, h, w] or None; places, weights float64 [N, k, 3], [N, k]; means, halves float32 [N, 3, h, w], [N, 3, h / 2, w / 2].
-void average_crops(const py::list& crops, const py::array& places, const py::array& weights, py::array& means, py::array& halves) {
-  require(means.ndim() == 4 && weights.ndim() == 2, "average_crops: means must be [N, 3, h, w], weights [N, k]");
+// As FuseCrops has them: before a list of N, crops of N times k, float32 [3, h, w] or None; places, weights float64; the rest float32.
+void fuse_crops(const py::list& before, const py::list& crops, py::array& places, py::array& weights, const py::array& transforms, py::array& means,
+                py::array& halves, py::array& placed, py::array& back) {
+  require(means.ndim() == 4 && weights.ndim() == 2, "fuse_crops: means must be [N, 3, h, w], weights [N, k]");
   const fhrt::Crops p = crop_settings(means.shape(0), means.shape(2), means.shape(3));
   const int64_t most = weights.shape(1);
-  const auto given = pictures(crops, 3, p.h, p.w, true, "average_crops: crops must be contiguous float32 [3, h, w]");
-  require(static_cast<int64_t>(given.size()) == p.count * most && is_output(weights, {p.count, most}) && is_output(places, {p.count, most, 3}),
-          "average_crops: a float64 place and weight for each crop");
-  for (int64_t k = 0; k < places.size(); ++k) require(std::isfinite(data<double>(places)[k]), "average_crops: places must be finite");
-  require(holds<float>(means) && contiguous(means) && means.shape(1) == 3 && holds<float>(halves) && contiguous(halves) &&
-              has_shape(halves, {p.count, 3, p.h / 2, p.w / 2}),
-          "average_crops: means and halves must be contiguous float32");
-  const double *at = data<double>(places), *shares = data<double>(weights);
-  float *mean = mutable_data<float>(means), *half = mutable_data<float>(halves);
+  const auto known = pictures(before, 3, p.h, p.w, true, "fuse_crops: before must be contiguous float32 [3, h, w], or None");
+  const auto given = pictures(crops, 3, p.h, p.w, true, "fuse_crops: crops must be contiguous float32 [3, h, w], or None");
+  require(most > 0 && static_cast<int64_t>(known.size()) == p.count && static_cast<int64_t>(given.size()) == p.count * most &&
+              is_output(weights, {p.count, most}) && is_output(places, {p.count, most, 3}),
+          "fuse_crops: a float64 place and weight for each crop");
+  for (int64_t n = 0; n < p.count; ++n)
+    require(given[static_cast<size_t>(n * most)] != nullptr && data<double>(weights)[n * most] > 0, "fuse_crops: each face must have a newest crop");
+  for (int64_t k = 0; k < places.size(); ++k) require(std::isfinite(data<double>(places)[k]), "fuse_crops: places must be finite");
+  const auto is = [](const py::array& array, std::initializer_list<int64_t> shape) { return holds<float>(array) && contiguous(array) && has_shape(array, shape); };
+  require(is(transforms, {p.count, 2, 3}) && is(means, {p.count, 3, p.h, p.w}) && is(halves, {p.count, 3, p.h / 2, p.w / 2}) &&
+              is(placed, {p.count, 2, 3}) && is(back, {p.count, 2, 3}),
+          "fuse_crops: transforms and outputs must be contiguous float32");
+  const fhrt::FuseCrops fuse{known.data(),
+                             given.data(),
+                             most,
+                             mutable_data<double>(places),
+                             mutable_data<double>(weights),
+                             data<float>(transforms),
+                             mutable_data<float>(means),
+                             mutable_data<float>(halves),
+                             mutable_data<float>(placed),
+                             mutable_data<float>(back)};
   py::gil_scoped_release release;
-  fhrt::average_crops_cpu(given.data(), at, shares, most, mean, half, p);
+  fhrt::fuse_crops_cpu(fuse, p);
 }
 
 // crops: a list of float32 [3, h, w]; looks float64 [N].
@@ -427,8 +430,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
   m.def("match_templates", &match_templates);
-  m.def("register_crops", &register_crops);
-  m.def("average_crops", &average_crops);
+  m.def("fuse_crops", &fuse_crops);
   m.def("crop_looks", &crop_looks);
   m.def("blend_moved", &blend_moved);
   m.def("empty", &empty);

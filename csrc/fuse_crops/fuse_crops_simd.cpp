@@ -11,10 +11,6 @@ constexpr double kFocus = 0.6;      // standard deviation of the registration's 
 constexpr double kFarthest = 0.2;   // of the crop's side: a shift beyond is no jitter of a box
 constexpr double kUnlike = 0.6;     // part of a crop's variance that the reference does not explain, above which they are not the same
 
-struct Place {
-  double growth, x, y;
-};
-
 FHRT_INLINE double absolute(double v) { return v < 0 ? -v : v; }
 
 // Of two planes with zeros up to the next 16.
@@ -106,12 +102,6 @@ FHRT_INLINE int64_t mirrored(int64_t k, int64_t count) {
   return k;
 }
 
-// Where `place` is, seen from where `origin` has its own.
-FHRT_INLINE Place seen_from(const Place& place, const Place& origin) {
-  const double growth = place.growth - origin.growth, zoom = __builtin_exp(growth);
-  return {growth, place.x - zoom * origin.x, place.y - zoom * origin.y};
-}
-
 // A symmetric positive definite matrix is inverted in place, by Gauss and Jordan.
 FHRT_INLINE void invert(double (&m)[5][5]) {
   for (int k = 0; k < 5; ++k) {
@@ -129,12 +119,11 @@ FHRT_INLINE void invert(double (&m)[5][5]) {
 
 }  // namespace
 
-void register_crop(const float* reference, const float* crop, double* place, const Crops& p, float* scratch) {
+bool register_crop(const float* reference, const float* crop, Place& place, const Crops& p, float* scratch) {
   const int64_t pixels = p.h * p.w, size = plane_floats(p);
   float *rows[5], *weighted[5], *shown = scratch + 10 * size, *seen = scratch + 11 * size, *more = scratch + 12 * size;
   for (int k = 0; k < 5; ++k) rows[k] = scratch + k * size, weighted[k] = scratch + (5 + k) * size;
   for (int64_t k = 0; k < 12 * size; ++k) scratch[k] = 0;
-  place[0] = place[1] = place[2] = __builtin_nan("");
 
   // What a growth, a step along x, one down y, more contrast and more brightness would each add to the reference.
   float *growth = rows[0], *along_x = rows[1], *along_y = rows[2], *target = rows[3], *weight = weighted[4];
@@ -180,11 +169,11 @@ void register_crop(const float* reference, const float* crop, double* place, con
       solution[r] = 0;
       for (int c = 0; c < 5; ++c) solution[r] += square[r][c] * projected[c];
     }
-    if (!(solution[3] > 0)) return;
+    if (!(solution[3] > 0)) return false;
     const Place off{solution[0] / solution[3], solution[1] / solution[3], solution[2] / solution[3]};
-    found = seen_from(found, off);
+    found = found.seen_from(off);
     const double farthest = kFarthest * static_cast<double>(p.h < p.w ? p.h : p.w);
-    if (!(absolute(found.growth) <= kFarthest && absolute(found.x) <= farthest && absolute(found.y) <= farthest)) return;
+    if (!(absolute(found.growth) <= kFarthest && absolute(found.x) <= farthest && absolute(found.y) <= farthest)) return false;
     if (absolute(off.x) < kStill && absolute(off.y) < kStill) break;
   }
   const double mean = dot(weight, shown, size) / weights;
@@ -197,18 +186,19 @@ void register_crop(const float* reference, const float* crop, double* place, con
     seen[n] = rest * rest;
     shown[n] = spread * spread;
   }
-  if (dot(weight, seen, size) > kUnlike * dot(weight, shown, size)) return;
-  place[0] = found.growth, place[1] = found.x, place[2] = found.y;
+  if (dot(weight, seen, size) > kUnlike * dot(weight, shown, size)) return false;
+  place = found;
+  return true;
 }
 
-void average_crop(const float* const* crops, const double* places, const double* weights, int64_t most, float* mean, float* half, const Crops& p,
-                  float* scratch) {
+void average_crops(const float* const* crops, const double* places, const double* weights, int64_t most, float* mean, float* half,
+                   const Crops& p, float* scratch) {
   const int64_t pixels = p.h * p.w;
   double total = 0;
-  for (int64_t n = 0; n < most; ++n) total += crops[n] ? weights[n] : 0;
+  for (int64_t n = 0; n < most; ++n) total += weights[n];
   for (int64_t k = 0; k < 3 * pixels; ++k) mean[k] = 0;
   for (int64_t n = 0; n < most; ++n) {
-    if (!crops[n]) continue;
+    if (!(weights[n] > 0)) continue;
     const Place place{places[3 * n], places[3 * n + 1], places[3 * n + 2]};
     const float weight = static_cast<float>(weights[n] / total);
     if (place.growth == 0 && place.x == 0 && place.y == 0) {

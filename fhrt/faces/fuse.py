@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.faces.align import compose
 from fhrt.faces.detect import Detection
 
 Crops = NDArray[np.float32]
-# Of crops: logarithm of the scale, x, y (pixels) about the middle, where each shows what the common one shows.
-Places = NDArray[np.float64]
 
 TRACKS = 1024  # followed at most; the one that was updated longest ago is forgotten first
-HALVED = np.array([[2, 0, 0.5], [0, 2, 0.5]])  # pixels of an LR face to those of its crop
+FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,8 @@ class Fused:
 class _Past:
     """A track's crops, the newest first, and their mean. Of crops that are not there yet the weights are 0."""
 
-    crops: deque[Crops]
-    places: Places  # [k, 3]
+    crops: deque[Crops | None]
+    places: NDArray[np.float64]  # [k, 3]: logarithm of the scale, x, y (pixels) about the middle, where each shows what the mean does
     weights: NDArray[np.float64]  # [k]
     mean: Crops | None = None
 
@@ -67,49 +64,33 @@ class Fusion:
         """
         _check(track_ids, crops, transforms, qualities)
         count, _, height, width = crops.shape
-        pasts = [self._past(track_id) for track_id in track_ids]
+        pasts = [self._past(track_id, crop) for track_id, crop in zip(track_ids, crops, strict=True)]
         while len(self._tracks) > TRACKS:
             del self._tracks[next(iter(self._tracks))]
-        found = np.full((count, 3), np.nan)
-        known = [] if self.k == 1 else [n for n, past in enumerate(pasts) if past.mean is not None and past.mean.shape == crops.shape[1:]]
-        if known:
-            places = np.empty((len(known), 3))
-            _C.register_crops([pasts[n].mean for n in known], [crops[n] for n in known], height, width, places)
-            found[known] = places
-        anew = np.isnan(found[:, 0])
-        for n in np.flatnonzero(anew).tolist():
-            pasts[n].crops.clear()
-        for past, crop in zip(pasts, crops, strict=True):
-            past.crops.appendleft(crop)
-
         places, weights = np.zeros((count, self.k, 3)), np.zeros((count, self.k))
-        places[:, 0], weights[:, 0] = np.where(anew[:, None], 0, found), qualities
+        weights[:, 0] = qualities
         places[:, 1:] = [past.places[:-1] for past in pasts]
         weights[:, 1:] = [past.weights[:-1] for past in pasts]
-        weights[anew, 1:] = 0
-        there = weights > 0
-        middle = (places * there[:, :, None]).sum(1) / there.sum(1)[:, None]
-        places = np.where(there[:, :, None], _seen_from(middle[:, None], places), 0)
-
-        means: Crops = _C.empty(crops.shape, crops.dtype)
-        lr: Crops = _C.empty((count, 3, height // 2, width // 2), crops.dtype)
-        given = [crop for past in pasts for crop in (*past.crops, *[None] * (self.k - len(past.crops)))]
-        _C.average_crops(given, places, weights, means, lr)
+        before = [None if self.k == 1 else past.mean for past in pasts]
+        given = [crop for past in pasts for crop in past.crops]
+        means, lr = _C.empty(crops.shape, FLOAT32), _C.empty((count, 3, height // 2, width // 2), FLOAT32)
+        placed, back = np.empty((2, count, 2, 3), np.float32)
+        _C.fuse_crops(before, given, places, weights, np.ascontiguousarray(transforms, np.float32), means, lr, placed, back)
         for past, *now in zip(pasts, means, places, weights, strict=True):
             past.mean, past.places, past.weights = now
-        placed = compose(compose(transforms, _matrices(places[:, 0], (height, width))), HALVED)
-        back = _matrices(_seen_from(middle, np.zeros(3)) / (1, 2, 2), (height // 2, width // 2))
-        back[anew] = np.nan
-        return Fused(lr, placed.astype(np.float32), back.astype(np.float32))
+        return Fused(lr, placed, back)
 
     def keep(self, track_ids: Iterable[int]) -> None:
         """Forgets all other tracks (those that `Tracker.track_ids` no longer holds)."""
         for track_id in self._tracks.keys() - set(track_ids):
             del self._tracks[track_id]
 
-    def _past(self, track_id: int) -> _Past:
-        """A track's, which from now on is the one that was updated last."""
-        past = self._tracks.pop(track_id, None) or _Past(deque(maxlen=self.k), np.zeros((self.k, 3)), np.zeros(self.k))
+    def _past(self, track_id: int, crop: Crops) -> _Past:
+        """A track's, to which the crop is added, and which from now on is the one that was updated last."""
+        past = self._tracks.pop(track_id, None)
+        if past is None or (past.mean is not None and past.mean.shape != crop.shape):
+            past = _Past(deque([None] * self.k, self.k), np.zeros((self.k, 3)), np.zeros(self.k))
+        past.crops.appendleft(crop)
         self._tracks[track_id] = past
         return past
 
@@ -121,22 +102,6 @@ def crop_quality(crops: Crops, detections: Sequence[Detection]) -> NDArray[np.fl
     _C.crop_looks(list(crops), height, width, looks)
     sure = np.array([one.score * min(one.width / (width // 2), 1.0) for one in detections])
     return np.maximum(sure * looks, 1e-3)
-
-
-def _seen_from(origin: Places, places: Places) -> Places:
-    """Places `[..., 3]` as they are seen from where another place has its origin."""
-    seen: Places = places - origin
-    seen[..., 1:] = places[..., 1:] - np.exp(seen[..., :1]) * origin[..., 1:]
-    return seen
-
-
-def _matrices(places: Places, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """`[N, 2, 3]`, pixel of the common crop to pixel of those that have these places `[N, 3]`."""
-    matrices = np.zeros((len(places), 2, 3))
-    matrices[:, 0, 0] = matrices[:, 1, 1] = zoom = np.exp(places[:, 0])
-    middle = np.array([shape[1] - 1, shape[0] - 1]) / 2
-    matrices[:, :, 2] = places[:, 1:] + middle * (1 - zoom)[:, None]
-    return matrices
 
 
 def _check(track_ids: Sequence[int], crops: Crops, transforms: NDArray[np.float32], qualities: NDArray[np.float64]) -> None:

@@ -17,6 +17,7 @@ from fhrt.errors import BadInputError
 from fhrt.faces.align import UNMOVED, Floats, compose, inverse
 
 Faces = NDArray[np.float32]
+FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass
@@ -36,24 +37,24 @@ class Steadying:
     def update(self, track_ids: Sequence[int], sr: Faces, to_lr: Floats, back: Floats) -> Faces:
         """The next SR faces `[N, C, H, W]` float32 of tracks, averaged.
 
-        `to_lr` `[N, 2, 3]`: their pixels to their LR faces'. `back` `[N, 2, 3]`: pixels of these to those of the LR face before
-        (as `Fused.back`); NaN: begin anew. Raises `BadInputError`.
+        `to_lr` `[N, 2, 3]` or, for all, `[2, 3]`: their pixels to their LR faces'. `back` `[N, 2, 3]`: pixels of these to those of the
+        LR face before (as `Fused.back`); NaN: begin anew. Raises `BadInputError`.
         """
-        if not len(sr) == len(track_ids) == len(to_lr) == len(back):
+        if not len(sr) == len(track_ids) == len(back) or to_lr.shape not in (back.shape, back.shape[1:]):
             raise BadInputError("each SR face needs a track, the way to its LR face, and from there to the one before")
         if self.k == 1:
             return sr
-        known = [self._tracks.get(track_id) for track_id in track_ids]
-        began = np.isnan(back[:, 0, 0]).tolist()
-        last = [None if new or one is None or one.face.shape != sr.shape[1:] else one for one, new in zip(known, began, strict=True)]
+        known = [None if new else self._tracks.get(track_id) for track_id, new in zip(track_ids, np.isnan(back[:, 0, 0]), strict=True)]
+        last = [None if one is None or one.face.shape != sr.shape[1:] else one for one in known]
         counts = [1 if one is None else min(one.count + 1, self.k) for one in last]
         lr_to_sr = np.array([UNMOVED if one is None else one.from_lr for one in last])
-        maps = compose(lr_to_sr, compose(np.where(np.isnan(back), UNMOVED, back), to_lr)).astype(np.float32)
-        means: Faces = _C.empty(sr.shape, np.dtype(np.float32))
+        maps = compose(lr_to_sr, compose(back, to_lr)).astype(np.float32)  # of those that begin anew nobody looks at it
+        means: Faces = _C.empty(sr.shape, FLOAT32)
         weights = (1 / np.array(counts)).astype(np.float32)
         _C.blend_moved([None if one is None else one.face for one in last], np.ascontiguousarray(sr, np.float32), maps, weights, means)
-        for track_id, mean, from_lr, count in zip(track_ids, means, inverse(to_lr), counts, strict=True):
-            self._tracks[track_id] = _Shown(mean, from_lr, count)
+        from_lr = np.broadcast_to(inverse(to_lr), back.shape)
+        for track_id, *shown in zip(track_ids, means, from_lr, counts, strict=True):
+            self._tracks[track_id] = _Shown(*shown)
         return means
 
     def keep(self, track_ids: Iterable[int]) -> None:

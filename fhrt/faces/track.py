@@ -9,6 +9,7 @@ between detections, so boxes are compared by Mahalanobis distance and not by ove
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
@@ -95,6 +96,13 @@ class Tracker:
         self._step = 0.0
         self._shape: tuple[int, ...] = ()
         self._grid: NDArray[np.float32] | None = None
+        self._samples = np.empty(0, int), np.empty(0, int)
+
+    def copy(self) -> Tracker:
+        """Goes its own way from here."""
+        twin = copy(self)
+        twin._state = self._state.copy()
+        return twin
 
     @property
     def track_ids(self) -> list[int]:
@@ -113,15 +121,15 @@ class Tracker:
         """
         if not isfinite(time):
             raise BadInputError(f"a frame's time must be finite seconds, not {time}")
-        boxes, scores, eyes = _measurements(detections or ())
+        measured = None if detections is None else _measurements(detections)
         frame = None if frame is None else as_frame(frame)
         if frame is not None and self._is_new_scene(frame):
             self._state = self._state[:0]
         self._predict(time)
         found = np.zeros(len(self._state), np.bool_) if frame is None else self._search(frame)
         detected = np.zeros(len(self._state), np.bool_)
-        if detections is not None:
-            detected = self._assign(boxes, scores, eyes)
+        if measured is not None:
+            detected = self._assign(*measured)
             found = np.pad(found, (0, len(detected) - len(found)))
             if frame is not None:
                 self._state["picture"][detected] = _cut_out(frame, self._state[detected])
@@ -135,6 +143,8 @@ class Tracker:
         if self._step > self.patience:
             self._state, self._step = self._state[:0], 0.0
         state, step = self._state, self._step
+        if not len(state):
+            return
         state["value"] += step * state["rate"]
         spread = (ACCELERATION * _scale(state)) ** 2
         value, both, rate = state["variance"].transpose(1, 0, 2)
@@ -146,7 +156,8 @@ class Tracker:
         if self._shape:
             centre, half = state["value"][:, :2], np.exp(state["value"][:, 2:]) / 2
             staying &= ((centre + half > 0) & (centre - half < self._shape[1::-1])).all(1)
-        self._state = state[staying]
+        if not staying.all():
+            self._state = state[staying]
 
     def _search(self, frame: Picture) -> Mask:
         """Moves tracks to where their pictures are found near the predictions; which were found, `[N]`."""
@@ -230,15 +241,19 @@ class Tracker:
         ]
 
     def _is_new_scene(self, frame: Picture) -> bool:
-        shape, self._shape = self._shape, frame.shape
-        rows, columns = (((np.arange(GRID) + 0.5) * size / GRID).astype(int) for size in frame.shape[:2])
-        grid = frame[rows[:, None], columns, 1].astype(np.float32)
+        before, other_size = self._grid, frame.shape != self._shape
+        if other_size:
+            self._shape = frame.shape
+            down, across = (((np.arange(GRID) + 0.5) * size / GRID).astype(int) for size in frame.shape[:2])
+            self._samples = down.repeat(GRID), np.tile(across, GRID)
+        rows, columns = self._samples
+        grid = frame[rows, columns, 1].astype(np.float32)
         grid -= grid.mean()
-        before, self._grid = self._grid, grid
-        if before is None or shape != frame.shape:
+        self._grid = grid
+        if before is None or other_size:
             return True
-        power = float(np.sqrt((before**2).sum() * (grid**2).sum()))
-        return power > 0 and float((before * grid).sum()) < CUT * power
+        power = float(np.sqrt((before @ before) * (grid @ grid)))
+        return power > 0 and float(before @ grid) < CUT * power
 
 
 def _measurements(detections: Sequence[Detection]) -> tuple[Floats, Floats, Floats]:

@@ -6,11 +6,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-
-import numpy as np
 
 from fhrt.faces.align import UNMOVED, face_transform
 from fhrt.faces.detect import Detection, Detector
@@ -192,7 +189,7 @@ class Lane:
         self._unlooked += 1
         if self._look is None and self._unlooked >= self._detect_every:
             self._unlooked = 0
-            self._look = Look(frame, self._tracker if self._patient else deepcopy(self._tracker))
+            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy())
             self._looker.submit(self._look)
             if self._patient:
                 self._held = frame
@@ -235,7 +232,7 @@ class Lane:
         self._steadying.keep(step.track_ids)
         if step.job is not None and step.job.output is not None and step.fused is not None:
             output, fused = step.job.output, step.fused
-            to_lr = face_transform(np.broadcast_to(UNMOVED, fused.back.shape), output.theta, fused.lr.shape[2:], output.sr.shape[2:])
+            to_lr = face_transform(UNMOVED, output.theta, fused.lr.shape[2:], output.sr.shape[2:])
             sr = self._steadying.update([track.track_id for track in step.tracks], output.sr, to_lr, fused.back)
             faces = assemble([track.detection for track in step.tracks], fused.lr, fused.transforms, replace(output, sr=sr), color)
             for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
