@@ -86,7 +86,7 @@ def face_transform(crop: Floats, theta: Floats | None, lr_size: tuple[int, int],
 
 def compose(outer: Floats, inner: Floats) -> NDArray[np.float64]:
     """The affine maps `[..., 2, 3]` that `inner` and then `outer` are together."""
-    both: NDArray[np.float64] = outer[..., :2] @ np.asarray(inner, np.float64)
+    both = np.asarray(outer[..., :2] @ inner, np.float64)
     both[..., 2] += outer[..., 2]
     return both
 
