@@ -51,11 +51,12 @@ void blend(const Row& row, int64_t j) {
   } else {
     together = near(x, width) && near(x_last, width) && near(y, height) && near(y_last, height);
   }
-  int column = 0, line = 0, rows = 4;  // of the mean before
+  int column = 0, line = 0, columns = 4, rows = 4;  // of the mean before
   if (together) {
     const int left = floor_of(x), left_last = floor_of(x_last) - (L - 1), top = floor_of(y), top_last = floor_of(y_last);
     column = left < left_last ? left : left_last;
     line = top < top_last ? top : top_last;
+    columns += left != left_last;
     rows += top != top_last;
     together = left + left_last - 2 * column <= 1 && top + top_last - 2 * line <= 1;
   }
@@ -78,7 +79,9 @@ void blend(const Row& row, int64_t j) {
     for (int r = 0; r < rows; ++r) {
       const int64_t wanted = line - 1 + r, source = wanted > 0 ? (wanted < p.h - 1 ? wanted : p.h - 1) : 0;
       Floats<L> sum = {};
-      for (int k = 0; k < 5; ++k) sum += across[k] * load<L>(plane + source * stride + k);
+      const float* from = plane + source * stride;
+      for (int k = 0; k < 4; ++k) sum += across[k] * load<L>(from + k);
+      if (columns > 4) sum += across[4] * load<L>(from + 4);
       moved += down[r] * sum;
     }
     const int64_t pixel = c * p.h * p.w + j;
