@@ -22,6 +22,7 @@ from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
 from fhrt.faces.inputs import Picture, as_frame
 from fhrt.ops import face_crop
+from fhrt.ops.nv12 import rows
 
 # Of centre x, centre y, log width, log height; lengths in face widths, times in seconds.
 # Chosen on made-up scenes (`python -m benchmarks tracking`) of other faces than those that are reported.
@@ -168,13 +169,13 @@ class Tracker:
         side = _side(state)[:, None]
         met = np.empty((len(state), 3), np.float32)
         squares = np.hstack([state["value"][:, :2], side])
-        _C.match_templates(frame, squares, np.ascontiguousarray(state["picture"]), REACH, FLAT, met)
+        _C.match_templates(rows(frame), squares, np.ascontiguousarray(state["picture"]), REACH, FLAT, met)
         likely = met[:, 2]
         found = likely >= ALIKE
         offset[found, :2] = met[found, :2] * (side[found] / SIDE)
-        # Two pictures in one place: the less alike face is behind the other.
-        places = state["value"] + offset
-        found &= ~(_near(places, places) & (likely[:, None] < likely)).any(1)
+        if len(state) > 1:  # two pictures in one place: the less alike face is behind the other
+            places = state["value"] + offset
+            found &= ~(_near(places, places) & (likely[:, None] < likely)).any(1)
         self._correct(found, offset[found], SEARCHED)
         return found
 
@@ -246,8 +247,8 @@ class Tracker:
             self._shape = frame.shape
             down, across = (((np.arange(GRID) + 0.5) * size / GRID).astype(int) for size in frame.shape[:2])
             self._samples = down.repeat(GRID), np.tile(across, GRID)
-        rows, columns = self._samples
-        grid = frame[rows, columns, 1].astype(np.float32)
+        down, across = self._samples
+        grid = frame[down, across, 1].astype(np.float32)
         grid -= grid.mean()
         self._grid = grid
         if before is None or other_size:
