@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../parallel.h"
 #include "../scratch.h"
 #include "fuse_crops_simd.h"
 
@@ -43,44 +42,41 @@ void fuse_crops_cpu(const FuseCrops& fuse, const Crops& p) {
   const auto find = FHRT_BEST(register_crop);
   const auto average = FHRT_BEST(average_crops);
   const int64_t size = 3 * p.h * p.w, most = fuse.most;
-  parallel_for(p.count, (4 + 2 * most) * size, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(fuse_scratch(p));
-    for (int64_t n = begin; n < end; ++n) {
-      const float* const* crops = fuse.crops + n * most;
-      double *places = fuse.places + 3 * n * most, *weights = fuse.weights + n * most;
-      Place newest{0, 0, 0};
-      const bool known = fuse.before[n] && find(fuse.before[n], crops[0], newest, p, scratch.floats());
-      places[0] = newest.growth, places[1] = newest.x, places[2] = newest.y;
-      for (int64_t k = 1; k < most; ++k) weights[k] = known && crops[k] ? weights[k] : 0;
-      const Place middle = centre_places(places, weights, most);
-      average(crops, places, weights, most, fuse.means + n * size, fuse.halves + n * size / 4, p, scratch.floats());
+  // On the caller's thread alone: a stream has several that follow faces, and to wake others takes longer than a few of these.
+  const Scratch scratch(fuse_scratch(p));
+  for (int64_t n = 0; n < p.count; ++n) {
+    const float* const* crops = fuse.crops + n * most;
+    double *places = fuse.places + 3 * n * most, *weights = fuse.weights + n * most;
+    Place newest{0, 0, 0};
+    const bool known = fuse.before[n] && find(fuse.before[n], crops[0], newest, p, scratch.floats());
+    places[0] = newest.growth, places[1] = newest.x, places[2] = newest.y;
+    for (int64_t k = 1; k < most; ++k) weights[k] = known && crops[k] ? weights[k] : 0;
+    const Place middle = centre_places(places, weights, most);
+    average(crops, places, weights, most, fuse.means + n * size, fuse.halves + n * size / 4, p, scratch.floats());
 
-      // Pixel k of the halves lies at 2 k + 1 / 2 of the mean.
-      const Map to_newest({places[0], places[1], places[2]}, p.h, p.w);
-      const double x = to_newest.zoom / 2 + to_newest.x, y = to_newest.zoom / 2 + to_newest.y;
-      const Place origin = Place{0, 0, 0}.seen_from(middle);
-      const Map to_before({origin.growth, origin.x / 2, origin.y / 2}, p.h / 2, p.w / 2);
-      const float nan = std::nanf(""), zoom = static_cast<float>(to_before.zoom);
-      float* back = fuse.back + 6 * n;
-      const float wanted[6] = {zoom, 0, static_cast<float>(to_before.x), 0, zoom, static_cast<float>(to_before.y)};
-      for (int k = 0; k < 6; ++k) back[k] = known ? wanted[k] : nan;
-      for (int row = 0; row < 2; ++row) {
-        const float* t = fuse.transforms + 6 * n + 3 * row;
-        float* out = fuse.placed + 6 * n + 3 * row;
-        out[0] = static_cast<float>(2 * to_newest.zoom * t[0]);
-        out[1] = static_cast<float>(2 * to_newest.zoom * t[1]);
-        out[2] = static_cast<float>(t[0] * x + t[1] * y + t[2]);
-      }
+    // Pixel k of the halves lies at 2 k + 1 / 2 of the mean.
+    const Map to_newest({places[0], places[1], places[2]}, p.h, p.w);
+    const double x = to_newest.zoom / 2 + to_newest.x, y = to_newest.zoom / 2 + to_newest.y;
+    const Place origin = Place{0, 0, 0}.seen_from(middle);
+    const Map to_before({origin.growth, origin.x / 2, origin.y / 2}, p.h / 2, p.w / 2);
+    const float nan = std::nanf(""), zoom = static_cast<float>(to_before.zoom);
+    float* back = fuse.back + 6 * n;
+    const float wanted[6] = {zoom, 0, static_cast<float>(to_before.x), 0, zoom, static_cast<float>(to_before.y)};
+    for (int k = 0; k < 6; ++k) back[k] = known ? wanted[k] : nan;
+    for (int row = 0; row < 2; ++row) {
+      const float* t = fuse.transforms + 6 * n + 3 * row;
+      float* out = fuse.placed + 6 * n + 3 * row;
+      out[0] = static_cast<float>(2 * to_newest.zoom * t[0]);
+      out[1] = static_cast<float>(2 * to_newest.zoom * t[1]);
+      out[2] = static_cast<float>(t[0] * x + t[1] * y + t[2]);
     }
-  });
+  }
 }
 
 void crop_looks_cpu(const float* const* crops, double* looks, const Crops& p) {
   const auto work = FHRT_BEST(crop_look);
-  parallel_for(p.count, 2 * p.h * p.w, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(fuse_scratch(p));
-    for (int64_t n = begin; n < end; ++n) looks[n] = work(crops[n], p, scratch.floats());
-  });
+  const Scratch scratch(fuse_scratch(p));
+  for (int64_t n = 0; n < p.count; ++n) looks[n] = work(crops[n], p, scratch.floats());
 }
 
 }  // namespace fhrt
