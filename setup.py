@@ -102,6 +102,7 @@ setup(
         Pybind11Extension(
             "fhrt._C",
             sorted(set(glob("csrc/**/*.cpp", recursive=True)) - set(glob("csrc/*/*_simd.cpp"))),
+            depends=glob("csrc/**/*", recursive=True),  # headers, and what is compiled aside
             cxx_std=17,
             # No -march=native: one wheel runs on any x86-64 machine, and on each with the best that it has.
             extra_compile_args=OPTIONS,

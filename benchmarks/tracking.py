@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 import fhrt.runtime
 from benchmarks import timing
 from benchmarks.scenes import FPS, Scene, backdrop, film
-from fhrt.faces.align import crop_transform, face_transform
+from fhrt.faces.align import UNMOVED, crop_transforms, face_transform
 from fhrt.faces.detect import BOX_ASPECT, Box, Detection, HaarDetector
 from fhrt.faces.fuse import Fusion
 from fhrt.faces.steady import Steadying
@@ -178,7 +178,7 @@ def speed(data: Path, runs: int, warmup: int) -> Row:
         "detect": lambda: update(1, detections, None),
         "predict_with_frame": lambda: update(2, None, scene.frames[0]),
         "detect_with_frame": lambda: update(3, detections, scene.frames[0]),
-        "fuse": lambda: [fused.update(number, *crop) for number, crop in enumerate(zip(*crops, strict=True))],
+        "fuse": lambda: fused.update(range(len(crops[0])), *crops, np.ones(len(crops[0]))),
     }
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -229,10 +229,9 @@ def _boxes(scene: Scene, kept: NDArray[np.int_], kind: str) -> NDArray[np.float6
 
 
 def _crops(frame: NDArray[np.uint8], boxes: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """RGB crops `[N, 32, 32, 3]` float32 in [-1, 1], and their transforms."""
-    transforms = np.stack([crop_transform((x1, y1, x2, y2), (32, 32)) for x1, y1, x2, y2 in boxes.tolist()])
-    crops = face_crop(frame, transforms, (32, 32), 127.5, 127.5)[:, ::-1]
-    return np.ascontiguousarray(crops.transpose(0, 2, 3, 1)), transforms
+    """RGB crops `[N, 3, 32, 32]` float32 in [-1, 1], and their transforms."""
+    transforms = crop_transforms(boxes, (32, 32))
+    return np.ascontiguousarray(face_crop(frame, transforms, (32, 32), 127.5, 127.5)[:, ::-1]), transforms
 
 
 def _fused(
@@ -245,27 +244,19 @@ def _fused(
     steady: int,
 ) -> dict[str, NDArray[np.float64]]:
     """PSNR, PSNR in place, flicker, flicker in place of each kept face; steady: k of Steadying."""
-    fusing, steadying = Fusion(k), Steadying(steady)
+    fusing, steadying, ids = Fusion(k), Steadying(steady), range(len(kept))
     shown, placed = [], []
     for at in range(SHOWN.start - 2 * k, SHOWN.stop):
-        fused = [fusing.update(number, *each) for number, each in enumerate(zip(*_crops(scene.frames[at], boxes[at]), strict=True))]
-        output = engine.run(np.ascontiguousarray(np.stack([one.lr for one in fused]).transpose(0, 3, 1, 2)))
-        thetas = [None] * len(kept) if output.theta is None else output.theta
-        to_lr = [face_transform(np.eye(2, 3, dtype=np.float32), theta, (16, 16), (128, 128)) for theta in thetas]
-        moved = [one.moved for one in fused]
-        pictures = np.stack(
-            [steadying.update(n, *each) for n, each in enumerate(zip(to_image(output.sr), to_lr, moved, strict=True))],
-        )
+        fused = fusing.update(ids, *_crops(scene.frames[at], boxes[at]), np.ones(len(kept)))
+        output = engine.run(fused.lr)
+        to_lr = face_transform(UNMOVED, output.theta, (16, 16), (128, 128))
+        pictures = to_image(steadying.update(ids, output.sr, to_lr, fused.back))
         if at not in SHOWN:
             continue
         truth = [cv2.invertAffineTransform(transform) for transform in scene.to_frame[at, kept]]
         shown.append(pictures)
-        placed.append(
-            [
-                _moved(picture, place, face_transform(one.transform, theta, (16, 16), (128, 128)))
-                for picture, place, one, theta in zip(pictures, truth, fused, thetas, strict=True)
-            ]
-        )
+        to_frame = face_transform(fused.transforms, output.theta, (16, 16), (128, 128))
+        placed.append([_moved(*each) for each in zip(pictures, truth, to_frame, strict=True)])
     inner = (slice(None), slice(None), slice(12, -12), slice(12, -12))  # what moved in from outside does not count
     sr, in_place = np.stack(shown), np.stack(placed)[inner]
     single = np.stack([psnr(one, hr[kept]) for one in sr])

@@ -15,8 +15,11 @@
 #include <vector>
 
 #include "bindings_cuda.h"
+#include "blend_moved/blend_moved.h"
 #include "face_crop/face_crop.h"
+#include "fuse_crops/fuse_crops.h"
 #include "isa.h"
+#include "match_templates/match_templates.h"
 #include "parallel.h"
 #include "pixel_shuffle/pixel_shuffle.h"
 #include "pool.h"
@@ -314,6 +317,106 @@ void face_crop(const py::array& frame, const std::optional<py::array>& chroma, c
   fhrt::face_crop_cpu(source, colours, maps, target, p);
 }
 
+// Where contiguous float32 arrays [channels, h, w] lie; null for None.
+std::vector<const float*> pictures(const py::list& arrays, int64_t channels, int64_t h, int64_t w, bool or_none, const char* message) {
+  std::vector<const float*> found;
+  found.reserve(arrays.size());
+  for (const py::handle each : arrays) {
+    if (each.is_none() && or_none) {
+      found.push_back(nullptr);
+      continue;
+    }
+    require(py::isinstance<py::array>(each), message);
+    const auto array = py::reinterpret_borrow<py::array>(each);
+    require(holds<float>(array) && contiguous(array) && has_shape(array, {channels, h, w}), message);
+    found.push_back(data<float>(array));
+  }
+  return found;
+}
+
+// frame [H, W, 3], squares float64 [N, 3], templates float32 [N, S, S], out float32 [N, 3].
+void match_templates(const py::array& frame, const py::array& squares, const py::array& templates, int reach, float flat, py::array& out) {
+  fhrt::MatchTemplates p{frame_plane(frame, 3), squares.ndim() == 2 ? squares.shape(0) : -1, templates.ndim() == 3 ? templates.shape(1) : 0, reach, flat};
+  require(is_output(squares, {p.count, 3}), "match_templates: squares must be contiguous float64 [N, 3]");
+  const double* places = data<double>(squares);
+  for (int64_t k = 0; k < p.count * 3; ++k) require(std::isfinite(places[k]) && (k % 3 < 2 || places[k] > 0), "match_templates: squares must be finite");
+  require(holds<float>(templates) && contiguous(templates) && has_shape(templates, {p.count, p.side, p.side}) && p.side > 0 &&
+              p.side <= fhrt::kMaxTemplateSide,
+          "match_templates: templates must be contiguous float32 [N, S, S]");
+  require(reach > 0 && reach <= fhrt::kMaxTemplateReach, "match_templates: reach must be from 1 to 64");
+  require(holds<float>(out) && contiguous(out) && has_shape(out, {p.count, 3}), "match_templates: out must be contiguous float32 [N, 3]");
+  const uint8_t* source = data<uint8_t>(frame);
+  const float* wanted = data<float>(templates);
+  float* target = mutable_data<float>(out);
+  py::gil_scoped_release release;
+  fhrt::match_templates_cpu(source, places, wanted, target, p);
+}
+
+fhrt::Crops crop_settings(int64_t count, int64_t h, int64_t w) {
+  require(h >= 4 && w >= 4 && h % 2 == 0 && w % 2 == 0 && h <= 1024 && w <= 1024, "crops must have even sides from 4 to 1024");
+  return {count, h, w};
+}
+
+// As FuseCrops has them: before a list of N, crops of N times k, float32 [3, h, w] or None; places, weights float64; the rest float32.
+void fuse_crops(const py::list& before, const py::list& crops, py::array& places, py::array& weights, const py::array& transforms, py::array& means,
+                py::array& halves, py::array& placed, py::array& back) {
+  require(means.ndim() == 4 && weights.ndim() == 2, "fuse_crops: means must be [N, 3, h, w], weights [N, k]");
+  const fhrt::Crops p = crop_settings(means.shape(0), means.shape(2), means.shape(3));
+  const int64_t most = weights.shape(1);
+  const auto known = pictures(before, 3, p.h, p.w, true, "fuse_crops: before must be contiguous float32 [3, h, w], or None");
+  const auto given = pictures(crops, 3, p.h, p.w, true, "fuse_crops: crops must be contiguous float32 [3, h, w], or None");
+  require(most > 0 && static_cast<int64_t>(known.size()) == p.count && static_cast<int64_t>(given.size()) == p.count * most &&
+              is_output(weights, {p.count, most}) && is_output(places, {p.count, most, 3}),
+          "fuse_crops: a float64 place and weight for each crop");
+  for (int64_t n = 0; n < p.count; ++n)
+    require(given[static_cast<size_t>(n * most)] != nullptr && data<double>(weights)[n * most] > 0, "fuse_crops: each face must have a newest crop");
+  for (int64_t k = 0; k < places.size(); ++k) require(std::isfinite(data<double>(places)[k]), "fuse_crops: places must be finite");
+  const auto is = [](const py::array& array, std::initializer_list<int64_t> shape) { return holds<float>(array) && contiguous(array) && has_shape(array, shape); };
+  require(is(transforms, {p.count, 2, 3}) && is(means, {p.count, 3, p.h, p.w}) && is(halves, {p.count, 3, p.h / 2, p.w / 2}) &&
+              is(placed, {p.count, 2, 3}) && is(back, {p.count, 2, 3}),
+          "fuse_crops: transforms and outputs must be contiguous float32");
+  const fhrt::FuseCrops fuse{known.data(),
+                             given.data(),
+                             most,
+                             mutable_data<double>(places),
+                             mutable_data<double>(weights),
+                             data<float>(transforms),
+                             mutable_data<float>(means),
+                             mutable_data<float>(halves),
+                             mutable_data<float>(placed),
+                             mutable_data<float>(back)};
+  py::gil_scoped_release release;
+  fhrt::fuse_crops_cpu(fuse, p);
+}
+
+// crops: a list of float32 [3, h, w]; looks float64 [N].
+void crop_looks(const py::list& crops, int64_t h, int64_t w, py::array& looks) {
+  const fhrt::Crops p = crop_settings(static_cast<int64_t>(crops.size()), h, w);
+  const auto given = pictures(crops, 3, h, w, false, "crop_looks: crops must be contiguous float32 [3, h, w]");
+  require(is_output(looks, {p.count}), "crop_looks: looks must be float64 [N]");
+  double* target = mutable_data<double>(looks);
+  py::gil_scoped_release release;
+  fhrt::crop_looks_cpu(given.data(), target, p);
+}
+
+// before: N of float32 [C, h, w] or None; now, out float32 [N, C, h, w]; maps, weights float32 [N, 2, 3], [N].
+void blend_moved(const py::list& before, const py::array& now, const py::array& maps, const py::array& weights, py::array& out) {
+  require(now.ndim() == 4 && out.ndim() == 4, "blend_moved: now and out must be [N, C, h, w]");
+  const fhrt::BlendMoved p{now.shape(0), now.shape(1), now.shape(2), now.shape(3)};
+  require(p.h > 0 && p.w > 0 && std::max(p.h, p.w) <= (1 << 16), "blend_moved: pictures must have from 1 to 65536 rows and columns");
+  for (const py::array* each : {&now, static_cast<const py::array*>(&out)})
+    require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {p.count, p.channels, p.h, p.w}), "blend_moved: now and out must be contiguous float32");
+  require(holds<float>(maps) && contiguous(maps) && has_shape(maps, {p.count, 2, 3}) && holds<float>(weights) && contiguous(weights) &&
+              has_shape(weights, {p.count}) && static_cast<int64_t>(before.size()) == p.count,
+          "blend_moved: a float32 map and weight for each picture, and its mean before or None");
+  const auto means = pictures(before, p.channels, p.h, p.w, true, "blend_moved: before must be contiguous float32 [C, h, w], or None");
+  require_apart(out, now);
+  const float *newest = data<float>(now), *places = data<float>(maps), *shares = data<float>(weights);
+  float* target = mutable_data<float>(out);
+  py::gil_scoped_release release;
+  fhrt::blend_moved_cpu(means.data(), newest, places, shares, target, p);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -326,6 +429,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("ssim", &ssim);
   m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
+  m.def("match_templates", &match_templates);
+  m.def("fuse_crops", &fuse_crops);
+  m.def("crop_looks", &crop_looks);
+  m.def("blend_moved", &blend_moved);
   m.def("empty", &empty);
   m.def("isa", &fhrt::isa_name);
   m.def("set_num_threads", &fhrt::set_num_threads);

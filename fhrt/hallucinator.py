@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transform, face_transform
+from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transforms, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, swap_channels
 from fhrt.ops import Nv12, face_crop, to_image
@@ -24,6 +24,8 @@ from fhrt.runtime.device import Download, beside, flip, library_of, send
 if TYPE_CHECKING:
     from fhrt.stream import Stream
     from fhrt.stream.sinks import Sink
+
+UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 
 
 class Hallucinator:
@@ -142,7 +144,9 @@ def crop_faces(frame: Frame, detections: Sequence[Detection], card: Card, color:
     height, width = card.input_size
     finer_size = (finer * height, finer * width)
     margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
-    transforms = np.stack([crop_transform(one.box, finer_size, eyes=one.eyes, margin=margin) for one in detections])
+    boxes = np.array([one.box for one in detections])
+    eyes = np.array([UNSEEN if one.eyes is None else one.eyes for one in detections])
+    transforms = crop_transforms(boxes, finer_size, eyes=eyes, margin=margin)
     nv12 = isinstance(frame, Nv12)
     batch = face_crop(frame, beside(transforms, frame.luma if nv12 else frame), finer_size, 127.5, 127.5)
     return (flip(batch, 1) if color == "bgr" and not nv12 else batch), transforms
@@ -174,13 +178,14 @@ def _faces(
     theta: NDArray[np.float32] | None,
     heatmaps: NDArray[np.float32] | None,
 ) -> list[Face]:
+    to_frame = face_transform(transforms, theta, lr.shape[1:3], sr.shape[1:3])
     return [
         Face(
             box=detection.box,
             score=detection.score,
             lr=lr[index],
             sr=sr[index],
-            transform=face_transform(transforms[index], None if theta is None else theta[index], lr.shape[1:3], sr.shape[1:3]),
+            transform=to_frame[index],
             heatmaps=None if heatmaps is None else heatmaps[index],
         )
         for index, detection in enumerate(detections)
@@ -189,5 +194,7 @@ def _faces(
 
 def _pictures(tensor: Any, color: Color) -> Any:
     """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`, where the tensor is."""
+    if color == "bgr" and library_of(tensor) is None:
+        return to_image(tensor[:, ::-1])  # read backwards, copied once
     pictures = to_image(tensor)
     return pictures if color == "rgb" else swap_channels(pictures)

@@ -7,6 +7,7 @@ namespace fhrt::FHRT_ISA {
 namespace {
 
 constexpr int kWeights = kCropTaps + 8;  // of an axis, read in vectors of 8
+constexpr int kLine = 8 * kPixels + kCropTaps;  // columns of the frame that kPixels pixels side by side are made of, at most
 
 // What kPixels pixels of a row of a crop take of an axis: their first taps, and the weights of all, which add up to 1, zeros behind them.
 struct Taps {
@@ -71,25 +72,73 @@ struct Source {
   const CropAxis across, down;
   Taps x, y;
   alignas(64) float weights[kPixels][kWeights];  // x's, those of a pixel side by side
+  bool upright;                                  // whether all these pixels read the same rows
+  int left, columns;                             // their first column, and how many
+  alignas(64) float line[kLine * C + 16];        // and the sums down their columns
 
   FHRT_INLINE Source(const uint8_t* bytes, const FramePlane& of, const float* transform)
       : data(bytes), plane(of), t(transform), across(crop_axis(t[0], t[1], plane.w)), down(crop_axis(t[3], t[4], plane.h)) {}
 
-  // Before the pixels from j0 on of row i.
-  FHRT_INLINE void begin(int i, int j0) {
-    find_taps(across, t, i, j0, x);
+  // Before the pixels from j0 on of row i; `first`: of the rows that are asked for.
+  FHRT_INLINE void begin(int i, int j0, bool first) {
     find_taps(down, t + 3, i, j0, y);
-    for (int tap = 0; tap < across.taps + 4; tap += 4)
-      for (int k = 0; k < kPixels; k += 4) transpose<4>(x.weights[tap] + k, kPixels, weights[k] + tap, kWeights);
+    if (first || t[1] != 0) find_columns(i, j0);
+    if (upright) sum_down();
   }
 
   // Pixel k from there on: C levels, and whatever behind them.
   FHRT_INLINE Floats<4> level(int k) const {
+    if (upright) return level_of_line(k);
     return across.taps == 4 && down.taps == 4 ? level(k, 4, 4) : level(k, across.taps, down.taps);  // unrolled where nothing shrinks
   }
 
  private:
   static constexpr int kRow = kCropTaps * C + 8;  // bytes
+
+  __attribute__((noinline)) void find_columns(int i, int j0) {
+    find_taps(across, t, i, j0, x);
+    for (int tap = 0; tap < across.taps + 4; tap += 4)
+      for (int k = 0; k < kPixels; k += 4) transpose<4>(x.weights[tap] + k, kPixels, weights[k] + tap, kWeights);
+    const int one = x.first[0], other = x.first[kPixels - 1];
+    left = one < other ? one : other;
+    columns = (one < other ? other - one : one - other) / across.step + across.taps;
+    upright = t[3] == 0 && columns <= kLine;
+  }
+
+  __attribute__((noinline)) void sum_down() {
+    const int count = columns * C, right = left + (columns - 1) * across.step, bottom = y.first[0] + (down.taps - 1) * down.step;
+    const int64_t end = crop_pixel(down, bottom, 0) * plane.row_bytes + int64_t{left} * C + (count + 15) / 16 * 16;
+    const bool as_is = left >= 0 && right < plane.w && across.step == 1 && end <= (plane.h - 1) * plane.row_bytes + plane.w * C;
+    const uint8_t* rows[kCropTaps];
+    uint8_t copies[kCropTaps][kLine * C + 16];
+    for (int tap = 0; tap < down.taps; ++tap) {
+      rows[tap] = data + crop_pixel(down, y.first[0], tap) * plane.row_bytes + (as_is ? int64_t{left} * C : 0);
+      if (as_is) continue;  // columns beyond the border, or not side by side, or a vector that would end behind the frame
+      for (int column = 0; column < columns; ++column)
+        for (int c = 0; c < C; ++c) copies[tap][column * C + c] = rows[tap][crop_pixel(across, left, column) * C + c];
+      for (int c = count; c < count + 16; ++c) copies[tap][c] = 0;
+      rows[tap] = copies[tap];
+    }
+    for (int c = 0; c < count; c += 16) {
+      Floats<8> first = {}, second = {};
+      for (int tap = 0; tap < down.taps; ++tap) {
+        first += y.weights[tap][0] * widen(rows[tap] + c);
+        second += y.weights[tap][0] * widen(rows[tap] + c + 8);
+      }
+      store<8>(line + c, first);
+      store<8>(line + c + 8, second);
+    }
+    for (int c = count; c < count + 8; ++c) line[c] = 0;
+  }
+
+  FHRT_INLINE Floats<4> level_of_line(int k) const {
+    constexpr int kPart = 8 / C;  // pixels of a vector
+    const int parts = (across.taps + kPart - 1) / kPart;
+    const float* columns = line + (x.first[k] - left) / across.step * C;
+    Floats<8> sum = {};
+    for (int part = 0; part < parts; ++part) sum += for_channels<C>(weights[k] + part * kPart) * load<8>(columns + part * (kPart * C));
+    return over_channels<C>(sum);
+  }
 
   FHRT_INLINE Floats<4> level(int k, int columns, int rows) const {
     constexpr int kPart = 8 / C;  // pixels of a vector
@@ -127,38 +176,44 @@ struct Source {
   }
 };
 
-// Row i of a crop, C channels; `begin` prepares the pixels from j on, of which `level` gives the k-th.
+struct Rows {
+  int begin, end;
+};
+
+// Rows of a crop, C channels; `begin` prepares the pixels of row i from j on, of which `level` gives the k-th.
 template <int C, typename Begin, typename Level>
-FHRT_INLINE void crop_row(float* out, const FaceCrop& p, int i, Begin begin, Level level) {
+FHRT_INLINE void crop_part(float* out, const FaceCrop& p, const Rows& rows, Begin begin, Level level) {
   Floats<4> mean = {}, scale = {};
   for (int c = 0; c < C; ++c) mean[c] = p.mean[c], scale[c] = 1 / p.std[c];
-  for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {
+  for (int64_t j0 = 0; j0 < p.out_w; j0 += kPixels) {  // row after row, since those of an upright crop share their columns
     const int count = static_cast<int>(p.out_w - j0 < kPixels ? p.out_w - j0 : kPixels);
-    alignas(64) float pixels[kPixels * 4] = {};
-    begin(static_cast<int>(j0));
-    for (int k = 0; k < count; ++k) store<4>(pixels + k * 4, level(k));
-    for (int k = 0; k < kPixels * 4; ++k) pixels[k] = clamp_byte(pixels[k]);
-    for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) - mean) * scale);
-    from_pixels<4>(pixels, out + i * p.out_w + j0, p.out_h * p.out_w, 1, C, count);
+    for (int i = rows.begin; i < rows.end; ++i) {
+      alignas(64) float pixels[kPixels * 4] = {};
+      begin(i, static_cast<int>(j0), i == rows.begin);
+      for (int k = 0; k < count; ++k) store<4>(pixels + k * 4, level(k));
+      for (int k = 0; k < kPixels * 4; ++k) pixels[k] = clamp_byte(pixels[k]);
+      for (int k = 0; k < kPixels; ++k) store<4>(pixels + k * 4, (load<4>(pixels + k * 4) - mean) * scale);
+      from_pixels<4>(pixels, out + i * p.out_w + j0, p.out_h * p.out_w, 1, C, count);
+    }
   }
 }
 
 template <int C>
-FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, int i) {
+FHRT_INLINE void crop_interleaved(const uint8_t* frame, const float* t, float* out, const FaceCrop& p, const Rows& rows) {
   Source<C> source(frame, p.frame, t);
-  crop_row<C>(out, p, i, [&](int j) { source.begin(i, j); }, [&](int k) { return source.level(k); });
+  crop_part<C>(out, p, rows, [&](int i, int j, bool first) { source.begin(i, j, first); }, [&](int k) { return source.level(k); });
 }
 
-FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, int i) {
+FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const float* t, float* out, const FaceCrop& p, const Rows& rows) {
   float halved[6];
   chroma_transform(t, halved);
   Source<1> grey(luma, p.frame, t);
   Source<2> colours(chroma, p.chroma, halved);
-  const auto begin = [&](int j) {
-    grey.begin(i, j);
-    colours.begin(i, j);
+  const auto begin = [&](int i, int j, bool first) {
+    grey.begin(i, j, first);
+    colours.begin(i, j, first);
   };
-  crop_row<3>(out, p, i, begin, [&](int k) {
+  crop_part<3>(out, p, rows, begin, [&](int k) {
     const Floats<4> y = grey.level(k), uv = colours.level(k);
     float rgb[3];
     yuv_to_rgb(y[0], uv[0], uv[1], p.to_rgb, rgb);
@@ -169,16 +224,17 @@ FHRT_INLINE void crop_nv12(const uint8_t* luma, const uint8_t* chroma, const flo
 }  // namespace
 
 void crop_rows(const uint8_t* frame, const uint8_t* chroma, const float* transforms, float* out, const FaceCrop& p, int64_t begin, int64_t end) {
-  for (int64_t each = begin; each < end; ++each) {
-    const int64_t n = each / p.out_h;
+  for (int64_t each = begin, next; each < end; each = next) {
+    const int64_t n = each / p.out_h, last = (n + 1) * p.out_h;
+    next = last < end ? last : end;
     const float* t = transforms + n * 6;
-    const int row = static_cast<int>(each % p.out_h);
+    const Rows rows{static_cast<int>(each - n * p.out_h), static_cast<int>(next - n * p.out_h)};
     float* target = out + n * p.channels() * p.out_h * p.out_w;
-    if (p.nv12()) crop_nv12(frame, chroma, t, target, p, row);
-    else if (p.frame.channels == 1) crop_interleaved<1>(frame, t, target, p, row);
-    else if (p.frame.channels == 2) crop_interleaved<2>(frame, t, target, p, row);
-    else if (p.frame.channels == 3) crop_interleaved<3>(frame, t, target, p, row);
-    else crop_interleaved<4>(frame, t, target, p, row);
+    if (p.nv12()) crop_nv12(frame, chroma, t, target, p, rows);
+    else if (p.frame.channels == 1) crop_interleaved<1>(frame, t, target, p, rows);
+    else if (p.frame.channels == 2) crop_interleaved<2>(frame, t, target, p, rows);
+    else if (p.frame.channels == 3) crop_interleaved<3>(frame, t, target, p, rows);
+    else crop_interleaved<4>(frame, t, target, p, rows);
   }
 }
 

@@ -9,18 +9,20 @@ between detections, so boxes are compared by Mahalanobis distance and not by ove
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt import _C
 from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
 from fhrt.faces.inputs import Picture, as_frame
 from fhrt.ops import face_crop
+from fhrt.ops.nv12 import rows
 
 # Of centre x, centre y, log width, log height; lengths in face widths, times in seconds.
 # Chosen on made-up scenes (`python -m benchmarks tracking`) of other faces than those that are reported.
@@ -95,6 +97,13 @@ class Tracker:
         self._step = 0.0
         self._shape: tuple[int, ...] = ()
         self._grid: NDArray[np.float32] | None = None
+        self._samples = np.empty(0, int), np.empty(0, int)
+
+    def copy(self) -> Tracker:
+        """Goes its own way from here."""
+        twin = copy(self)
+        twin._state = self._state.copy()
+        return twin
 
     @property
     def track_ids(self) -> list[int]:
@@ -113,18 +122,18 @@ class Tracker:
         """
         if not isfinite(time):
             raise BadInputError(f"a frame's time must be finite seconds, not {time}")
-        boxes, scores, eyes = _measurements(detections or ())
+        measured = None if detections is None else _measurements(detections)
         frame = None if frame is None else as_frame(frame)
         if frame is not None and self._is_new_scene(frame):
             self._state = self._state[:0]
         self._predict(time)
         found = np.zeros(len(self._state), np.bool_) if frame is None else self._search(frame)
         detected = np.zeros(len(self._state), np.bool_)
-        if detections is not None:
-            detected = self._assign(boxes, scores, eyes)
+        if measured is not None:
+            detected = self._assign(*measured)
             found = np.pad(found, (0, len(detected) - len(found)))
             if frame is not None:
-                self._state["picture"][detected] = _cut_out(frame, self._state[detected], SIDE)
+                self._state["picture"][detected] = _cut_out(frame, self._state[detected])
         return self._report(found, detected)
 
     def _predict(self, time: float) -> None:
@@ -135,6 +144,8 @@ class Tracker:
         if self._step > self.patience:
             self._state, self._step = self._state[:0], 0.0
         state, step = self._state, self._step
+        if not len(state):
+            return
         state["value"] += step * state["rate"]
         spread = (ACCELERATION * _scale(state)) ** 2
         value, both, rate = state["variance"].transpose(1, 0, 2)
@@ -146,27 +157,25 @@ class Tracker:
         if self._shape:
             centre, half = state["value"][:, :2], np.exp(state["value"][:, 2:]) / 2
             staying &= ((centre + half > 0) & (centre - half < self._shape[1::-1])).all(1)
-        self._state = state[staying]
+        if not staying.all():
+            self._state = state[staying]
 
     def _search(self, frame: Picture) -> Mask:
         """Moves tracks to where their pictures are found near the predictions; which were found, `[N]`."""
         state = self._state
         offset = np.zeros((len(state), 4))
-        likely = np.zeros(len(state))
         if not len(state):
-            return likely > 0
-        windows = _cut_out(frame, state, SIDE + 2 * REACH)
-        for index in np.flatnonzero(state["picture"].std((1, 2)) > FLAT).tolist():
-            likeness = cv2.matchTemplate(windows[index], state["picture"][index], cv2.TM_CCOEFF_NORMED)
-            _, best, _, (x, y) = cv2.minMaxLoc(likeness)
-            if best >= ALIKE and 0 < x < 2 * REACH and 0 < y < 2 * REACH:
-                offset[index, :2] = x + _vertex(likeness[y, x - 1 : x + 2]) - REACH, y + _vertex(likeness[y - 1 : y + 2, x]) - REACH
-                likely[index] = best
-        offset[:, :2] *= _side(state)[:, None] / SIDE
-        found = likely > 0
-        # Two pictures in one place: the less alike face is behind the other.
-        places = state["value"] + offset
-        found &= ~(_near(places, places) & (likely[:, None] < likely)).any(1)
+            return np.zeros(0, np.bool_)
+        side = _side(state)[:, None]
+        met = np.empty((len(state), 3), np.float32)
+        squares = np.hstack([state["value"][:, :2], side])
+        _C.match_templates(rows(frame), squares, np.ascontiguousarray(state["picture"]), REACH, FLAT, met)
+        likely = met[:, 2]
+        found = likely >= ALIKE
+        offset[found, :2] = met[found, :2] * (side[found] / SIDE)
+        if len(state) > 1:  # two pictures in one place: the less alike face is behind the other
+            places = state["value"] + offset
+            found &= ~(_near(places, places) & (likely[:, None] < likely)).any(1)
         self._correct(found, offset[found], SEARCHED)
         return found
 
@@ -233,15 +242,19 @@ class Tracker:
         ]
 
     def _is_new_scene(self, frame: Picture) -> bool:
-        shape, self._shape = self._shape, frame.shape
-        rows, columns = (((np.arange(GRID) + 0.5) * size / GRID).astype(int) for size in frame.shape[:2])
-        grid = frame[rows[:, None], columns, 1].astype(np.float32)
+        before, other_size = self._grid, frame.shape != self._shape
+        if other_size:
+            self._shape = frame.shape
+            down, across = (((np.arange(GRID) + 0.5) * size / GRID).astype(int) for size in frame.shape[:2])
+            self._samples = down.repeat(GRID), np.tile(across, GRID)
+        down, across = self._samples
+        grid = frame[down, across, 1].astype(np.float32)
         grid -= grid.mean()
-        before, self._grid = self._grid, grid
-        if before is None or shape != frame.shape:
+        self._grid = grid
+        if before is None or other_size:
             return True
-        power = float(np.sqrt((before**2).sum() * (grid**2).sum()))
-        return power > 0 and float((before * grid).sum()) < CUT * power
+        power = float(np.sqrt((before @ before) * (grid @ grid)))
+        return power > 0 and float(before @ grid) < CUT * power
 
 
 def _measurements(detections: Sequence[Detection]) -> tuple[Floats, Floats, Floats]:
@@ -270,12 +283,13 @@ def _side(state: State) -> Floats:
     return side
 
 
-def _cut_out(frame: Picture, state: State, size: int) -> NDArray[np.float32]:
-    """Squares about the faces' centres, `SIDE` pixels to a face, green alone: `[N, size, size]`."""
+def _cut_out(frame: Picture, state: State) -> NDArray[np.float32]:
+    """The faces' pictures, green alone: `[N, SIDE, SIDE]`."""
     transforms = np.zeros((len(state), 2, 3), np.float32)
     transforms[:, 0, 0] = transforms[:, 1, 1] = scale = _side(state) / SIDE
-    transforms[:, :, 2] = state["value"][:, :2] - 0.5 - (scale * (size / 2 - 0.5))[:, None]
-    return np.ascontiguousarray(face_crop(frame, transforms, (size, size), 0, 1)[:, 1])
+    transforms[:, :, 2] = state["value"][:, :2] - 0.5 - (scale * (SIDE / 2 - 0.5))[:, None]
+    pictures: NDArray[np.float32] = face_crop(frame, transforms, (SIDE, SIDE), 0, 1)[:, 1]
+    return pictures
 
 
 def _pairs(state: State, boxes: Floats) -> dict[int, int]:
@@ -298,10 +312,3 @@ def _near(faces: Floats, others: Floats) -> Mask:
     """Which centres `[N, 4]` and `[M, 4]` lie too near for two faces: `[N, M]`."""
     limit = (NEAR * np.exp(faces[:, 2]))[:, None, None]
     return np.asarray((np.abs(faces[:, None, :2] - others[:, :2]) < limit).all(-1))
-
-
-def _vertex(values: NDArray[np.float32]) -> float:
-    """Place of the top of the parabola through values at -1, 0 and 1, of which the middle one is the largest."""
-    before, middle, after = values.tolist()
-    curvature = before - 2 * middle + after
-    return 0.5 * (before - after) / curvature if curvature < 0 else 0.0

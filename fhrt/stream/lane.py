@@ -6,14 +6,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fhrt.faces.align import face_transform
+from fhrt.faces.align import UNMOVED, face_transform
 from fhrt.faces.detect import Detection, Detector
 from fhrt.faces.fuse import Fused, Fusion, crop_quality
 from fhrt.faces.inputs import swap_channels
@@ -28,7 +24,6 @@ from fhrt.video.policy import AHEAD
 
 DEPTH = 2  # frames of a source between tracker and result: one in the network, one that is ready for it
 REPLAYED = 8  # frames kept while the detector looks at an older one; when there are more, every second goes
-UNMOVED = np.eye(2, 3, dtype=np.float32)
 
 
 @dataclass
@@ -99,8 +94,8 @@ class _Step:
     seconds: dict[str, float]
     started: float
     job: Job | None = None
-    fused: list[Fused] = field(default_factory=list)
-    lr: NDArray[np.float32] | None = None
+    fused: Fused | None = None
+    qualities: list[float] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -194,7 +189,7 @@ class Lane:
         self._unlooked += 1
         if self._look is None and self._unlooked >= self._detect_every:
             self._unlooked = 0
-            self._look = Look(frame, self._tracker if self._patient else deepcopy(self._tracker))
+            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy())
             self._looker.submit(self._look)
             if self._patient:
                 self._held = frame
@@ -220,32 +215,28 @@ class Lane:
         if tracks:
             self._crop(step)
         seconds |= {"track": tracked - begun, "crop": perf_counter() - tracked}
-        if step.lr is not None:
-            step.job = self._batcher.submit(frame.source, step.lr)
+        if step.fused is not None:
+            step.job = self._batcher.submit(frame.source, step.fused.lr)
         self._steps.append(step)
 
     def _crop(self, step: _Step) -> None:
         detections = [track.detection for track in step.tracks]
         batch, transforms = crop_faces(step.frame.image, detections, self._hallucinator.engine.card, "bgr", finer=2)
-        crops = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
-        step.fused = [
-            self._fusion.update(track.track_id, crop, transform, crop_quality(crop, track.detection))
-            for track, crop, transform in zip(step.tracks, crops, transforms, strict=True)
-        ]
-        step.lr = np.ascontiguousarray(np.stack([one.lr for one in step.fused]).transpose(0, 3, 1, 2), np.float32)
+        qualities = crop_quality(batch, detections)
+        step.qualities = qualities.tolist()
+        step.fused = self._fusion.update([track.track_id for track in step.tracks], batch, transforms, qualities)
 
     def _hand_out(self, step: _Step) -> None:
         frame, color, begun = step.frame, self._hallucinator.color, perf_counter()
         faces: list[Face] = []
         self._steadying.keep(step.track_ids)
-        if step.job is not None and step.job.output is not None and step.lr is not None:
-            output, transforms = step.job.output, np.stack([one.transform for one in step.fused])
-            faces = assemble([track.detection for track in step.tracks], step.lr, transforms, output, color)
-            for index, (face, track, fused) in enumerate(zip(faces, step.tracks, step.fused, strict=True)):
-                theta = None if output.theta is None else output.theta[index]
-                to_lr = face_transform(UNMOVED, theta, face.lr.shape[:2], face.sr.shape[:2])
-                face.sr = self._steadying.update(track.track_id, face.sr, to_lr, fused.moved)
-                face.track_id, face.quality = track.track_id, fused.quality
+        if step.job is not None and step.job.output is not None and step.fused is not None:
+            output, fused = step.job.output, step.fused
+            to_lr = face_transform(UNMOVED, output.theta, fused.lr.shape[2:], output.sr.shape[2:])
+            sr = self._steadying.update([track.track_id for track in step.tracks], output.sr, to_lr, fused.back)
+            faces = assemble([track.detection for track in step.tracks], fused.lr, fused.transforms, replace(output, sr=sr), color)
+            for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
+                face.track_id, face.quality = track.track_id, quality
             step.seconds |= {"batch": step.job.waited, "model": step.job.took}
         step.seconds["assemble"] = perf_counter() - begun
         for stage in ("track", "crop", "batch", "model", "assemble") if faces else ("track",):

@@ -232,24 +232,16 @@ class Stream:
             except Exception as error:  # whatever it is: it was that source's frame, and the others go on
                 self._give_up(lane.reader, error)
             finally:
-                with self._changed:
+                with self._changed:  # nobody need be told: whoever is through looks for more himself
                     lane.busy = False
                     self._retire(lane)
-                    self._changed.notify_all()
 
     def _next(self) -> Lane | None:
         """Waits for a lane with work and marks it busy; None at the end. New frames are begun in turn."""
         with self._changed:
             while not self._closed and self._error is None:
                 self._refresh()
-                # What is begun is finished first: where there is too much to do, frames are fewer, but no older.
-                lane = next((lane for lane in self._lanes if not lane.busy and lane.finishing), None)
-                if lane is None:
-                    lane = next((lane for lane in self._lanes if not lane.busy and lane.ready), None)
-                    if lane is not None:
-                        self._lanes.remove(lane)
-                        self._lanes.append(lane)
-                if lane is not None:
+                if lane := self._waiting():
                     lane.busy = True
                     return lane
                 if not self._lanes and self._all_ended():
@@ -257,6 +249,21 @@ class Stream:
                     return None
                 self._changed.wait(REFRESH)
             return None
+
+    def _waiting(self) -> Lane | None:
+        """A lane with work that nobody is at."""
+        ready = None
+        for lane in self._lanes:
+            if lane.busy:
+                continue
+            if lane.finishing:  # what is begun is finished first: where there is too much to do, frames are fewer, but no older
+                return lane
+            if ready is None and lane.ready:
+                ready = lane
+        if ready is not None:
+            self._lanes.remove(ready)
+            self._lanes.append(ready)
+        return ready
 
     def _refresh(self) -> None:
         """Now and then keeps the lanes to the sources that there are."""

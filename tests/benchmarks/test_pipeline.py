@@ -28,7 +28,7 @@ def test_cameras_are_counted(hallucinator: Hallucinator, monkeypatch: pytest.Mon
     age, stages = row["age_ms"], row["stages_p99_ms"]
     assert 2 < age["p50"] <= age["p95"] <= age["p99"] <= age["max"] and stages["model"] >= 2
     assert {"decode", "track", "crop", "model", "age"} <= set(stages)
-    assert row["cores"]["worker"] > 0 and row["memory_mib"] > 10
+    assert row["cores"]["worker"] > 0 and 0 < row["worker_ms_per_frame"] < 200 and row["memory_mib"] > 10
 
 
 def test_a_film_is_run_whole_and_its_parts_alone(hallucinator: Hallucinator, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fhrt.faces.align import crop_transform, face_transform
+from fhrt.faces.align import compose, crop_transform, crop_transforms, face_transform, inverse
 
 
 def frame_position(transform, x, y):
@@ -56,3 +56,24 @@ def test_theta_is_composed_before_the_crop():
     centre = frame_position(crop, 8 + 2, 8)  # a shift of 0.25 is an eighth of 16 pixels
     np.testing.assert_allclose(frame_position(transform, 64, 64), centre, atol=1e-4)
     np.testing.assert_allclose(frame_position(transform, 128, 64) - centre, [0, 16], atol=1e-4)
+
+
+def test_faces_at_once_are_as_each_alone():
+    rng = np.random.default_rng(0)
+    boxes = np.column_stack([low := rng.uniform(0, 100, (5, 2)), low + rng.uniform(10, 40, (5, 2))])
+    eyes = boxes[:, None, :2] + rng.uniform(2, 8, (5, 2, 2))
+    eyes[2] = np.nan
+    eyes[4, 1] = eyes[4, 0]  # no direction: upright
+    together = crop_transforms(boxes, (16, 24), eyes=eyes, margin=1.2)
+    for n in range(5):
+        alone = crop_transform(tuple(boxes[n]), (16, 24), eyes=None if n == 2 else eyes[n], margin=1.2)
+        np.testing.assert_array_equal(together[n], alone)
+    thetas = rng.normal(0, 1, (5, 2, 3)).astype(np.float32)
+    placed = face_transform(together, thetas, (16, 24), (128, 192))
+    for n in range(5):
+        np.testing.assert_allclose(placed[n], face_transform(together[n], thetas[n], (16, 24), (128, 192)), atol=1e-5)
+    np.testing.assert_allclose(compose(inverse(together), together), np.tile(np.eye(2, 3), (5, 1, 1)), atol=1e-4)
+
+
+def test_no_faces_have_no_transforms():
+    assert crop_transforms(np.empty((0, 4)), (16, 16), eyes=np.empty((0, 2, 2))).shape == (0, 2, 3)

@@ -1,4 +1,5 @@
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_each_face_keeps_its_identity(scene):
                 identities[number].add(track_id)
     assert len(identities) >= 5
     assert all(len(ids) == 1 for ids in identities.values())
+
+
+def test_frames_of_any_layout_will_do(scene):
+    laid_out = [np.ascontiguousarray(frame[:, ::-1])[:, ::-1] for frame in scene.frames]
+    assert follow(Tracker(), replace(scene, frames=laid_out), 5) == follow(Tracker(), scene, 5)
+
+
+def test_a_copy_goes_its_own_way(scene):
+    tracker, alone = Tracker(), Tracker()
+    for one in (tracker, alone):
+        one.update(0, [Detection(tuple(box)) for box in scene.boxes[0].tolist()], scene.frames[0])
+    twin = tracker.copy()
+    expected = [alone.update(at / FPS, None, scene.frames[at]) for at in range(1, 4)]
+    twin = tracker.copy()
+    for at in range(1, 4):
+        twin.update(at / FPS, [face(300)], scene.frames[at])
+    assert [tracker.update(at / FPS, None, scene.frames[at]) for at in range(1, 4)] == expected
+    assert len(twin.track_ids) > len(tracker.track_ids)
 
 
 def test_same_calls_give_same_tracks(scene):
