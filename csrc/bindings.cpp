@@ -26,6 +26,7 @@
 #include "ssim/ssim.h"
 #include "stn_sample/stn_sample.h"
 #include "to_image/to_image.h"
+#include "yuv_to_bgr/yuv_to_bgr.h"
 
 namespace py = pybind11;
 
@@ -317,6 +318,23 @@ void face_crop(const py::array& frame, const std::optional<py::array>& chroma, c
   fhrt::face_crop_cpu(source, colours, maps, target, p);
 }
 
+// luma [H, W], cb and cr [(H + 1) / 2, (W + 1) / 2], whose rows may be longer than the picture; out [H, W, 3], all uint8.
+void yuv_to_bgr(const py::array& luma, const py::array& cb, const py::array& cr, const std::array<float, 6>& to_rgb, py::array& out) {
+  const auto plane = [](const py::array& array, int64_t h, int64_t w) {
+    return py::isinstance<py::array_t<uint8_t>>(array) && has_shape(array, {h, w}) && (w == 1 || array.strides(1) == 1) && (h == 1 || array.strides(0) >= w);
+  };
+  require(luma.ndim() == 2 && luma.shape(0) > 0 && luma.shape(1) > 0 && plane(luma, luma.shape(0), luma.shape(1)), "yuv_to_bgr: luma must be uint8 [H, W], row by row");
+  fhrt::YuvToBgr p{luma.shape(0), luma.shape(1), luma.strides(0), cb.ndim() == 2 ? cb.strides(0) : 0, {}};
+  const int64_t h = (p.h + 1) / 2, w = (p.w + 1) / 2;
+  require(plane(cb, h, w) && plane(cr, h, w) && (h == 1 || cb.strides(0) == cr.strides(0)), "yuv_to_bgr: cb and cr must be alike, uint8, of half the luma's sides");
+  p.to_rgb = {to_rgb[0], to_rgb[1], to_rgb[2], to_rgb[3], to_rgb[4], to_rgb[5]};
+  require(py::isinstance<py::array_t<uint8_t>>(out) && contiguous(out) && has_shape(out, {p.h, p.w, 3}), "yuv_to_bgr: out must be contiguous uint8 [H, W, 3]");
+  const uint8_t *y = data<uint8_t>(luma), *u = data<uint8_t>(cb), *v = data<uint8_t>(cr);
+  uint8_t* target = mutable_data<uint8_t>(out);
+  py::gil_scoped_release release;
+  fhrt::yuv_to_bgr_cpu(y, u, v, target, p);
+}
+
 // Where contiguous float32 arrays [channels, h, w] lie; null for None.
 std::vector<const float*> pictures(const py::list& arrays, int64_t channels, int64_t h, int64_t w, bool or_none, const char* message) {
   std::vector<const float*> found;
@@ -429,6 +447,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ssim", &ssim);
   m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
+  m.def("yuv_to_bgr", &yuv_to_bgr);
   m.def("match_templates", &match_templates);
   m.def("fuse_crops", &fuse_crops);
   m.def("crop_looks", &crop_looks);

@@ -77,6 +77,13 @@ FHRT_INLINE Floats<8> widen(const uint8_t* bytes) {
 #endif
 }
 
+// out[j * F + b] = in[b * in_stride + j]: phases into a row, or rows of channels into pixels.
+template <int F>
+__attribute__((noinline)) void interleave(const uint8_t* __restrict__ in, int64_t in_stride, uint8_t* __restrict__ out, int64_t count) {
+  for (int64_t j = 0; j < count; ++j)
+    for (int b = 0; b < F; ++b) out[j * F + b] = in[b * in_stride + j];
+}
+
 // L floats in as many registers as that takes.
 template <int L>
 struct Lanes {

@@ -40,6 +40,9 @@ def face_crop(
     out: Map,
     /,
 ) -> None: ...
+def yuv_to_bgr(
+    luma: NDArray[np.uint8], cb: NDArray[np.uint8], cr: NDArray[np.uint8], to_rgb: tuple[float, ...], out: NDArray[np.uint8], /
+) -> None: ...
 def match_templates(frame: NDArray[np.uint8], squares: Doubles, templates: Map, reach: int, flat: float, out: Map, /) -> None: ...
 def fuse_crops(
     before: list[Map | None],

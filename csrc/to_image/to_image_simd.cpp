@@ -16,14 +16,7 @@ FHRT_INLINE void levels_of(const T* __restrict__ source, int64_t stride, float l
   }
 }
 
-// out[j * F + b] = in[b * in_stride + j]: phases into a row, or rows of channels into pixels.
-template <int F>
-__attribute__((noinline)) void interleave(const uint8_t* __restrict__ in, int64_t in_stride, uint8_t* __restrict__ out, int64_t count) {
-  for (int64_t j = 0; j < count; ++j)
-    for (int b = 0; b < F; ++b) out[j * F + b] = in[b * in_stride + j];
-}
-
-FHRT_INLINE void interleave(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t count, int64_t factor) {
+FHRT_INLINE void interleave_by(const uint8_t* in, int64_t in_stride, uint8_t* out, int64_t count, int64_t factor) {
   if (factor == 1) return interleave<1>(in, in_stride, out, count);
   if (factor == 2) return interleave<2>(in, in_stride, out, count);
   if (factor == 3) return interleave<3>(in, in_stride, out, count);
@@ -52,11 +45,11 @@ void image_rows(const T* x, const Strides& xs, uint8_t* out, const ToImage& p, i
     const uint8_t* first = levels + y % factor * factor * plane + y / factor * p.w;  // channel 0, phase 0 of this row
     uint8_t* target = out + ((n * p.h + row0) * factor + y) * width * p.channels;
     if (factor == 1) {
-      interleave(first, plane, target, p.w, p.channels);
+      interleave_by(first, plane, target, p.w, p.channels);
       continue;
     }
-    for (int64_t c = 0; c < p.channels; ++c) interleave(first + c * factor * factor * plane, plane, line + c * width, p.w, factor);
-    interleave(line, width, target, width, p.channels);
+    for (int64_t c = 0; c < p.channels; ++c) interleave_by(first + c * factor * factor * plane, plane, line + c * width, p.w, factor);
+    interleave_by(line, width, target, width, p.channels);
   }
 }
 

@@ -7,6 +7,7 @@ from fhrt.ops.ssim import ssim, ssim_out
 from fhrt.ops.stn_sample import stn_sample, stn_sample_out
 from fhrt.ops.threads import get_num_threads, set_num_threads
 from fhrt.ops.to_image import to_image, to_image_out
+from fhrt.ops.yuv import yuv_to_bgr
 
 __all__ = [
     "Nv12",
@@ -22,4 +23,5 @@ __all__ = [
     "stn_sample_out",
     "to_image",
     "to_image_out",
+    "yuv_to_bgr",
 ]

@@ -57,12 +57,17 @@ class Nv12:
 
     @property
     def to_rgb(self) -> tuple[float, float, float, float, float, float]:
-        """luma, black, red_v, green_u, green_v, blue_u of the native code's YuvToRgb."""
-        red, blue = LUMA_SHARES[self.matrix]
-        green = 1 - red - blue
-        luma, chroma, black = (1.0, 1.0, 0.0) if self.full_range else (255 / 219, 255 / 224, 16.0)
-        red_v, blue_u = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
-        return luma, black, red_v, -blue * blue_u / green, -red * red_v / green, blue_u
+        """See `to_rgb` below."""
+        return to_rgb(self.matrix, self.full_range)
+
+
+def to_rgb(matrix: str, full_range: bool) -> tuple[float, float, float, float, float, float]:
+    """luma, black, red_v, green_u, green_v, blue_u of the native code's YuvToRgb."""
+    red, blue = LUMA_SHARES[matrix]
+    green = 1 - red - blue
+    luma, chroma, black = (1.0, 1.0, 0.0) if full_range else (255 / 219, 255 / 224, 16.0)
+    red_v, blue_u = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
+    return luma, black, red_v, -blue * blue_u / green, -red * red_v / green, blue_u
 
 
 class Planes(NamedTuple):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.ops import yuv_to_bgr
+
 if TYPE_CHECKING:
     import av
+
+
+# What FFmpeg calls the pictures of nearly all cameras, and their colours (AVColorSpace, AVColorRange). What says nothing is taken for
+# BT.601, as FFmpeg does.
+PLANAR = ("yuv420p", "yuvj420p")
+MATRICES: dict[int, Literal["bt709", "bt601"]] = {1: "bt709", 2: "bt601", 5: "bt601", 6: "bt601"}
+FULL_RANGE = 2
 
 
 class Frame:
@@ -49,6 +58,17 @@ class Frame:
 
 
 def _to_bgr(picture: av.VideoFrame) -> NDArray[np.uint8]:
-    # One thread: a conversion takes a tenth of a millisecond, and there may be many cameras.
-    image = np.asarray(picture.to_ndarray(format="bgr24", threads=1), np.uint8)
+    matrix = MATRICES.get(picture.colorspace)
+    if picture.format.name in PLANAR and matrix is not None:
+        full_range = picture.format.name == "yuvj420p" or picture.color_range == FULL_RANGE
+        luma, cb, cr = map(_pixels, picture.planes)
+        image = yuv_to_bgr(luma, cb, cr, matrix, full_range)
+    else:  # one thread: there may be many cameras
+        image = np.asarray(picture.to_ndarray(format="bgr24", threads=1), np.uint8)
     return np.ascontiguousarray(np.rot90(image, picture.rotation // 90)) if picture.rotation else image
+
+
+def _pixels(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
+    """[height, width], without the bytes that fill up its rows; the plane's own memory."""
+    rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -104,7 +104,7 @@ class Health:
         self._last: float | None = None
         self._drops: Counter[str] = Counter()
         self._arrivals = Window()
-        self._stages: dict[str, Window] = {}
+        self._stages: defaultdict[str, Window] = defaultdict(Window)
 
     @property
     def state(self) -> State:
@@ -152,7 +152,7 @@ class Health:
     def record(self, stage: str, seconds: float) -> None:
         """A frame spent so many seconds in a stage."""
         with self._lock:
-            self._stages.setdefault(stage, Window()).add(time.monotonic(), seconds)
+            self._stages[stage].add(time.monotonic(), seconds)
 
     def snapshot(self) -> Snapshot:
         """All of it, now."""
