@@ -3,32 +3,24 @@
 FHRT_TEST_DEVICE=cpu runs the tests that ask for nothing of CUDA's own with the CPU's kernels: a rehearsal of these lines.
 """
 
-import os
-
 import pytest
 import torch
+from devices import DEVICE, need_device
 
-from fhrt import _C, ops
+from fhrt import ops
 from fhrt.errors import BadInputError
 from fhrt.ops import device
 from fhrt.ops import torch as torch_ops
 from fhrt.ops.ssim import gaussian_window
 
 pytestmark = pytest.mark.gpu
-DEVICE = os.environ.get("FHRT_TEST_DEVICE", "cuda")
 DTYPES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 SHAPES = [(1, 3, 16, 16), (33, 67, 9, 13), (3, 512, 4, 4), (2, 64, 128, 128)]
 
 
 @pytest.fixture(autouse=True)
 def gpu() -> None:
-    missing = None if torch.cuda.is_available() else "no CUDA device"
-    missing = missing or (None if hasattr(_C, "cuda") else "fhrt was built without CUDA (there was no nvcc)")
-    missing = None if DEVICE == "cpu" else missing
-    if missing and os.environ.get("FHRT_REQUIRE_GPU") == "1":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+    need_device()
     torch.manual_seed(0)
 
 

@@ -3,14 +3,13 @@
 FHRT_TEST_DEVICE=cpu rehearses what asks for nothing of CUDA's own.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE, need_device
 
-from fhrt import _C
 from training import checkpoint
 from training.data import FromMemory, make_batch
 from training.device import OnDevice
@@ -19,19 +18,12 @@ from training.recipe import Losses, Mix, Recipe
 from training.throughput import made_up, measure
 
 pytestmark = pytest.mark.gpu
-DEVICE = os.environ.get("FHRT_TEST_DEVICE", "cuda")
 SMALL = {"width": 16, "blocks": 2, "detail": 8, "stem": 4, "localisation": 8}
 
 
 @pytest.fixture(autouse=True)
 def gpu() -> None:
-    missing = None if torch.cuda.is_available() else "no CUDA device"
-    missing = missing or (None if hasattr(_C, "cuda") else "fhrt was built without CUDA (there was no nvcc)")
-    missing = None if DEVICE == "cpu" else missing
-    if missing and os.environ.get("FHRT_REQUIRE_GPU") == "1":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+    need_device()
 
 
 def recipe(**changes: object) -> Recipe:

@@ -122,7 +122,7 @@ class Proxy:
                     client.sendall(data)
 
 
-class TlsFront:
+class TlsFront(Proxy):
     """TLS before a server, with a certificate that nobody vouches for, as cameras have them: what ``rtsps://`` connects to."""
 
     def __init__(self, port: int, folder: Path) -> None:
@@ -133,29 +133,16 @@ class TlsFront:
         subprocess.run([*command, "-keyout", str(pem), "-out", str(folder / "public.pem")], check=True, capture_output=True)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(folder / "public.pem", pem)
-        self._server = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port, self.connections = self._listener.getsockname()[1], 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.connections = 0
+        super().__init__(port)
 
-    def __enter__(self) -> TlsFront:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client = self._context.wrap_socket(self._listener.accept()[0], server_side=True)
-            except ssl.SSLError:  # no TLS
-                continue
-            except OSError:
-                return
+    def _pass(self, client: socket.socket) -> None:
+        with suppress(OSError):  # no TLS, for one
+            inside = self._context.wrap_socket(client, server_side=True)
             self.connections += 1
             server = socket.create_connection(("127.0.0.1", self._server))
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._copy, args=(server, inside), daemon=True).start()
+            self._copy(inside, server)
 
     @staticmethod
     def _copy(source: socket.socket, sink: socket.socket) -> None:
