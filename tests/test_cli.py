@@ -210,7 +210,7 @@ def test_engines_are_listed_and_deleted(tmp_path, monkeypatch):
     runner = CliRunner(env={"COLUMNS": "200"})
     listed = runner.invoke(app, ["engines", "list"])
     row = next(line for line in listed.stdout.splitlines() if "Some GPU" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["lite", "8", "fp16", "Some GPU", "10.9.0", "2.0", "61.2"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["lite", "8", "fp16", "Some GPU", "10.9.0", "2.0", "0", "61.2"]
     assert runner.invoke(app, ["engines", "clear"]).stdout == "2.0 MB deleted\n"
     assert "Some GPU" not in runner.invoke(app, ["engines", "list"]).stdout
 

@@ -151,7 +151,7 @@ print(EngineCache(Path({folder!r})).get(KEY, build, lambda plan: True).decode(),
 
 def process(cache: EngineCache, seconds: float) -> subprocess.Popen[str]:
     code = PROCESS.format(tests=str(Path(__file__).parent), seconds=seconds, folder=str(cache.folder))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 def test_of_two_processes_one_builds(cache: EngineCache) -> None:

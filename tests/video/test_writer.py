@@ -216,7 +216,7 @@ ENDLESS = """
 def test_a_killed_process_leaves_what_it_wrote_beside_the_name(tmp_path: Path, suffix: str) -> None:
     path, partial = tmp_path / f"a{suffix}", tmp_path / f"a.partial{suffix}"
     path.write_bytes(b"an older one")
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(ENDLESS), str(path)])
+    process = subprocess.Popen([sys.executable, "-P", "-c", textwrap.dedent(ENDLESS), str(path)])
     wait_for(lambda: partial.exists() and partial.stat().st_size > 1_000_000, 60)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -232,7 +232,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: the same path, of which the machine says "File too large"."""
     path = tmp_path / "a.mp4"
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n" + textwrap.dedent(ENDLESS)
-    done = subprocess.run([sys.executable, "-c", limited, str(path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-P", "-c", limited, str(path)], capture_output=True, text=True, timeout=120)
     partial = tmp_path / "a.partial.mp4"
     last = done.stderr.strip().splitlines()[-1]
     assert last == f"fhrt.errors.OutputError: cannot write {path}: File too large; what was written until then is in {partial}"
