@@ -36,8 +36,8 @@ def frame_rows(hallucinator: Hallucinator, runs: int, warmup: int) -> list[dict[
         return assemble(detections, batch, transforms, engine.run(batch), "bgr")
 
     ways = {"host": lambda: hallucinator.run(frame, boxes).faces}
-    there = frame if engine.library is None else engine.library.up(frame)
-    if engine.library is not None:
+    there = frame if engine.array_library is None else engine.array_library.up(frame)
+    if engine.array_library is not None:
         ways |= {"device": lambda: hallucinator.run(there, boxes).faces, "host, cropped there": cropped_here}
     times = timing.interleave({name: lambda way=way: [face.sr for face in way()] for name, way in ways.items()}, runs=runs, warmup=warmup)
     what = {"backend": engine.backend, "precision": engine.precision, "faces": FRAME_FACES, "size": [width, height], "runs": runs}

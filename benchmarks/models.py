@@ -100,7 +100,7 @@ def measure(
             within = max(ratios.values(), default=0.0) <= LIMIT if ratio is None else ratio <= LIMIT
             rows.append({**what, **per_face, "peers": others, "ratio": ratio, "ratio_to_peers": ratios, "within_limit": within})
     first = hallucinators[0]
-    frame_runs = runs if first.engine.library is None else max(runs, DEVICE_RUNS)
+    frame_runs = runs if first.engine.array_library is None else max(runs, DEVICE_RUNS)
     return rows, _demo_picture(first, runs, warmup), frame_rows(first, frame_runs, warmup)
 
 

@@ -180,8 +180,8 @@ def chart(speeds: Sequence[Speed], path: Path) -> Path:
 
 def _place(engine: Engine, device: str) -> tuple[str, str]:
     """Where an engine that was asked for on ``device`` computes, "cpu" or "cuda:N", and in what its floor is reckoned."""
-    if engine.library is not None:
-        return engine.library.place, engine.precision
+    if engine.array_library is not None:
+        return engine.array_library.place, engine.precision
     if engine.backend.startswith("onnxruntime-"):  # its other providers, which take the host's arrays
         return f"cuda:{device.partition(':')[2] or 0}", engine.precision
     return "cpu", "fp32"

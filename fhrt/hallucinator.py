@@ -72,7 +72,7 @@ class Hallucinator:
         start = perf_counter()
         frame = as_frame_there(frame, self.color)
         # Where the engine is; going up to a device it is on its way while the detector looks.
-        there = each_plane(frame, partial(send, library=self.engine.library, what="the frame"))
+        there = each_plane(frame, partial(send, library=self.engine.array_library, what="the frame"))
         if boxes is None:
             detections = self.detector.detect(as_detector_input(frame, self.color))
         else:

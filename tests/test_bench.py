@@ -47,7 +47,7 @@ class OnDevice:
 
     card = read_card(SHIPPED / "lite")
     backend, precision, build_seconds = "tensorrt", "fp16", 95.0
-    library = SimpleNamespace(place="cuda:1")
+    array_library = SimpleNamespace(place="cuda:1")
 
     def run(self, lr: object) -> None:
         time.sleep(0.001)

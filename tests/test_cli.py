@@ -30,7 +30,7 @@ CARD = SimpleNamespace(
 
 
 class Engine:
-    card, backend, precision, library = CARD, "onnxruntime", "fp32", None
+    card, backend, precision, array_library = CARD, "onnxruntime", "fp32", None
 
     def run(self, lr):
         return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)

@@ -118,7 +118,7 @@ class StandIn:
 class EngineThere:
     """ONNX Runtime's engine, for arrays that are there."""
 
-    library = StandIn()
+    array_library = StandIn()
     backend, precision = "stand-in", "fp32"
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ class NearestEngine:
 
     def __init__(self, theta=None):
         self.card = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
-        self.library = None
+        self.array_library = None
         self.theta = theta
 
     def run(self, lr):

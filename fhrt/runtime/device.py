@@ -119,14 +119,16 @@ def check_place(array: Any, library: Library | None, what: str) -> None:
 
 
 @dataclass(frozen=True)
-class Cupy:
-    """See `Library`."""
-
+class _OnCuda:
     index: int
 
     @property
     def place(self) -> str:
         return f"cuda:{self.index}"
+
+
+class Cupy(_OnCuda):
+    """See `Library`."""
 
     def up(self, array: NDArray[Any]) -> Any:
         import cupy
@@ -166,15 +168,8 @@ class Cupy:
             return cupy.concatenate(arrays)
 
 
-@dataclass(frozen=True)
-class Torch:
+class Torch(_OnCuda):
     """See `Library`."""
-
-    index: int
-
-    @property
-    def place(self) -> str:
-        return f"cuda:{self.index}"
 
     def up(self, array: NDArray[Any]) -> Any:
         import torch

@@ -85,13 +85,13 @@ class Engine(Opened, Protocol):
     """A bundle made executable."""
 
     @property
-    def library(self) -> Library | None:
+    def array_library(self) -> Library | None:
         """What sends arrays to the device where it computes; None: it computes where NumPy's arrays are, or takes no others."""
 
     def run(self, lr: Any) -> Output:
         """LR faces [N, 3, h, w] float32 RGB in [-1, 1], N from 0 on, to SR faces. Raises BadInputError for anything else.
 
-        NumPy's; with a ``library`` also CuPy's and torch's on its device. Then the work is put on their library's current stream, behind
+        NumPy's; with an ``array_library`` also CuPy's and torch's on its device. Then the work is put on their current stream, behind
         what is there, nothing waits for it, and NaN is not looked for.
         """
         ...

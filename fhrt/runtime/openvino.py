@@ -74,7 +74,7 @@ class OpenVinoEngine:
     """Runs a bundle through two forms of its graph: one face, where a fixed batch saves a tenth of the time in INT8, and any number."""
 
     backend = "openvino"
-    library = None
+    array_library = None
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.card: Card = bundle.card

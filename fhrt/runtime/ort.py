@@ -30,7 +30,7 @@ class OrtEngine:
     session: the whole graph's when left out.
     """
 
-    library = None
+    array_library = None
 
     def __init__(self, bundle: Bundle, session: Session | None = None, backend: str = "onnxruntime", precision: str = "") -> None:
         self.session = _whole(bundle, None) if session is None else session

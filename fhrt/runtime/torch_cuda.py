@@ -54,7 +54,7 @@ class TorchEngine:
         self.card: Card = bundle.card
         self._lock = Lock()
         self.device = torch.device("cpu") if on_cpu else torch.device("cuda", options.device_index)
-        self.library = None if on_cpu else Torch(options.device_index)
+        self.array_library = None if on_cpu else Torch(options.device_index)
         self.precision = "fp32" if on_cpu or options.precision == "fp32" else "fp16"
         self.plan = halve(cut(bundle)) if self.precision == "fp16" else cut(bundle)
         self._steps = [step if isinstance(step, Kernel) else TorchSegment(step, bundle, self.device) for step in self.plan.steps]
@@ -62,7 +62,7 @@ class TorchEngine:
 
     def run(self, lr: Any) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; on a device one call at a time, further threads wait."""
-        return run_in_parts(self._some, lr, self.card, library=self.library)
+        return run_in_parts(self._some, lr, self.card, library=self.array_library)
 
     def _some(self, lr: Any) -> list[Any]:
         if self.device.type == "cpu":

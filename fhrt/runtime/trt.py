@@ -59,7 +59,7 @@ class TensorRTEngine:
             raise BackendError("backend tensorrt: fhrt was built without CUDA; install it again where nvcc is on the PATH")
         self.card: Card = bundle.card
         self._bundle, self._index = bundle, options.device_index
-        self.library = Cupy(self._index)
+        self.array_library = Cupy(self._index)
         self._lock, self._log = Lock(), trt_build.Log()
         self.gpu, capability = _device(self._index)
         self.plan, self.precision = _plan(bundle, options.precision)
@@ -92,7 +92,7 @@ class TensorRTEngine:
     def run(self, lr: Any) -> Output:
         """See `fhrt.runtime.engine.Engine.run`; one call at a time, further threads wait."""
         with self._lock, cupy.cuda.Device(self._index):
-            return run_in_parts(self._some, lr, self.card, self.batches[-1], self.library)
+            return run_in_parts(self._some, lr, self.card, self.batches[-1], self.array_library)
 
     def _some(self, lr: Any) -> list[Any]:
         bucket = next(each for each in self._buckets if each.batch >= len(lr))

@@ -43,7 +43,7 @@ CARD = SimpleNamespace(name="bicubic", input_size=(16, 16), output_size=(128, 12
 class Bicubic:
     """An engine that enlarges bicubically: what it makes is known, so the figures test the way there and back."""
 
-    card, backend, precision, library = CARD, "none", "fp32", None
+    card, backend, precision, array_library = CARD, "none", "fp32", None
 
     def run(self, lr: NDArray[np.float32]) -> SimpleNamespace:
         return SimpleNamespace(sr=bicubic_hr(np.rint((lr + 1) * 127.5).astype(np.uint8)) / 127.5 - 1, theta=None, heatmaps=None)

@@ -94,7 +94,7 @@ def test_with_a_detector_and_pasted(holder: str, on_gpu: Hallucinator, on_cpu: H
 
 
 def test_one_download_for_all_faces(on_gpu: Hallucinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = type(on_gpu.engine.library)
+    kind = type(on_gpu.engine.array_library)
     downs: list[int] = []
     original = kind.down
     monkeypatch.setattr(kind, "down", lambda self, arrays: downs.append(len(arrays)) or original(self, arrays))
