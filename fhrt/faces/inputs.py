@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fhrt.errors import BadInputError
-from fhrt.ops import Nv12, face_crop, to_image
+from fhrt.ops import Nv12, face_crop, to_image, yuv_to_bgr
 from fhrt.ops.arrays import dtype_of, is_torch
 from fhrt.runtime.device import Download, flip, library_of
 
@@ -90,13 +90,11 @@ def as_picture(frame: Frame, color: Color) -> Picture:
 def as_detector_input(frame: Frame, color: Color) -> Picture:
     """What a detector gets: the frame on the host, BGR.
 
-    `Nv12` is read as if it were limited BT.601, whatever it is: the colours are a little off, and it takes a third of a millisecond.
+    Of `Nv12` each chroma pixel counts for the 2×2 luma pixels that it lies among: a hundredth of the time that `as_picture` takes.
     """
-    if isinstance(frame, Nv12) and not any(side % 2 for side in frame_size(frame)):
-        luma, chroma = (np.ascontiguousarray(Download(plane)()[0]) for plane in (frame.luma, frame.chroma))
-        return np.asarray(cv2.cvtColorTwoPlane(luma, chroma, cv2.COLOR_YUV2BGR_NV12), np.uint8)
     if isinstance(frame, Nv12):
-        return as_picture(frame, "bgr")
+        luma, chroma = (Download(plane)()[0] for plane in (frame.luma, frame.chroma))
+        return yuv_to_bgr(luma, chroma[..., 0], chroma[..., 1], frame.matrix, bool(frame.full_range))
     picture = as_picture(frame, color)
     return picture if color == "bgr" else swap_channels(picture)
 
