@@ -90,7 +90,7 @@ def as_picture(frame: Frame, color: Color) -> Picture:
 def as_detector_input(frame: Frame, color: Color) -> Picture:
     """What a detector gets: the frame on the host, BGR.
 
-    Of `Nv12` each chroma pixel counts for the 2×2 luma pixels that it lies among: a hundredth of the time that `as_picture` takes.
+    Of `Nv12` each chroma pixel counts for the 2×2 luma pixels that it lies among, in a twentieth of the time of `as_picture`.
     """
     if isinstance(frame, Nv12):
         luma, chroma = (Download(plane)()[0] for plane in (frame.luma, frame.chroma))
