@@ -23,9 +23,10 @@ SIZES = (7.0, 72.0)  # root of a face's area, drawn log-uniformly: what a photog
 LABELLED = (7.0, 144.0)  # faces of other sizes are neither wanted nor held against the network
 ZOOM = (0.2, 2.0)  # of a photograph: more would be blur alone
 PASTED = 5  # faces at most, in
-PASTE_SHARE = 0.7  # of the pictures
+PASTE_SHARE = 0.4  # of the pictures: pasted faces look at the camera, most of a crowd does not
 DECOY_SHARE = 0.25  # of what is pasted: pieces of photographs without a face, so that a pasted edge is no sign of one
 TILT = 45.0  # degrees, either way
+CLEAN_SHARE = 0.3  # of the pictures: as the photograph is
 MASK = (0.37, 0.45)  # semi-axes of the ellipse that is pasted, in parts of the loose crop: the head with its hair
 EYES = ((36, 42), (42, 48))  # landmarks of the eye on the left of the picture, and of the other (iBUG-68)
 
@@ -77,7 +78,7 @@ def make_scene(photographs: list[Photograph], faces: FaceSet, rng: np.random.Gen
         picture = picture[:, ::-1]
         boxes, hidden = (each[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [SIDE, 0, SIDE, 0] for each in (boxes, hidden))
         eyes = eyes[:, ::-1] * [-1, 1] + [SIDE, 0]
-    return _labelled(_damaged(picture, rng), boxes, eyes, hidden)
+    return _labelled(picture if rng.random() < CLEAN_SHARE else _damaged(picture, rng), boxes, eyes, hidden)
 
 
 def _cut_out(photographs: list[Photograph], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
