@@ -31,7 +31,7 @@ UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: a shipped model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
+    `model`: an installed model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
     `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object with
     `detect(frame_bgr)`. `max_face`: faces whose box is wider (pixels) are left alone. `color`: channel order of the arrays that come in and
     go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
