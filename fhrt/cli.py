@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from fhrt.errors import BadInputError, FhrtError, WeightsError
+from fhrt.errors import BadInputError, FhrtError, MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
     from fhrt.results import Face, Result
@@ -84,6 +84,15 @@ def _in_a_folder(file: Path | None) -> Path | None:
 JsonFile = Annotated[Path | None, typer.Option("--json", callback=_in_a_folder, help="Also write the figures to this file.")]
 ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this folder (needs matplotlib).")]
 MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
+
+
+@contextmanager
+def _train_extra() -> Iterator[None]:
+    """Imports that need what a plain installation has not."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(f'{error.name} is needed and not installed: pip install "fhrt[train]"') from error
 
 
 def _version(wanted: bool) -> None:
@@ -253,9 +262,10 @@ def add(
 ) -> None:
     """Check a bundle's sha256 and install it for this user."""
     from fhrt.runtime import install
+    from fhrt.runtime.bundle import own_bundles
 
     card = install(source)
-    out.print(f"{card.name} is installed: {card.title}", highlight=False, soft_wrap=True)
+    out.print(f"{card.name} is installed in {own_bundles() / card.name}: {card.title}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -266,8 +276,9 @@ def export(
     packed: Annotated[bool, typer.Option("--packed", help="Keep the layers' weights as int8: half the file. Not for a detector.")] = False,
 ) -> None:
     """Turn a trained checkpoint into a bundle (needs torch)."""
-    from fhrt.export import export as export_bundle
-    from fhrt.export import export_detector
+    with _train_extra():
+        from fhrt.export import export as export_bundle
+        from fhrt.export import export_detector
 
     if name == "detector" and packed:
         raise BadInputError("a detector's weights are not packed: they fit into 1 MB")
@@ -282,7 +293,8 @@ def quantise(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle, its INT8 form added.")],
 ) -> None:
     """Add an INT8 form to a bundle, and measure what it loses (needs torch)."""
-    from fhrt.export import quantise as add_int8
+    with _train_extra():
+        from fhrt.export import quantise as add_int8
     from fhrt.runtime.bundle import read_card
 
     with err.status("quantising") as status:
@@ -357,14 +369,16 @@ def clear() -> None:
 def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
     backend: Annotated[list[str], typer.Option(help=f"{BACKENDS}; repeatable.", show_default="auto")] = ["auto"],  # noqa: B006
-    precision: Annotated[
-        list[str], typer.Option(help="auto, fp32, int8 or fp16, with every backend; repeatable.", show_default="auto")
-    ] = ["auto"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="auto, fp32, int8 or fp16, with every backend; repeatable.", show_default="auto")] = [
+        "auto"
+    ],  # noqa: B006
     device: Device = "auto",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch size; repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     threads: Threads = None,
     json_file: JsonFile = None,
-    chart: Annotated[Path | None, typer.Option(callback=_in_a_folder, help="Also draw ms per face to this picture (needs matplotlib).")] = None,
+    chart: Annotated[
+        Path | None, typer.Option(callback=_in_a_folder, help="Also draw ms per face to this picture (needs matplotlib).")
+    ] = None,
 ) -> None:
     """Time models on this machine, beside what its processor or GPU could do and what C-SRIP's paper took."""
     from fhrt import bench as speed

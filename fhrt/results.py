@@ -107,10 +107,10 @@ class Result:
     """In streams: seconds from the frame's coming in until it was yielded."""
 
     def paste(self, scale: int = 4) -> Picture:
-        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`."""
-        if not isinstance(scale, int) or scale < 1:
+        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`. Raises `BadInputError`."""
+        if not isinstance(scale, (int, np.integer)) or scale < 1:
             raise BadInputError(f"scale must be a whole number from 1 on, not {scale!r}")
-        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], scale)
+        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], int(scale))
 
     def plot(self, max_faces: int = 24) -> Picture:
         """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces.

@@ -309,6 +309,15 @@ def test_what_cannot_be_built_is_one_line(arguments, words):
     assert result.exit_code == 2 and words in result.stderr and "\n" not in result.stderr.strip()
 
 
+@pytest.mark.parametrize("command", [("export", "lite", "x.pt", "-o", "out"), ("quantise", "lite", "--data", "data", "-o", "out")])
+def test_a_plain_installation_says_what_training_needs(command, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("fhrt.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and done.stderr.startswith("onnx is needed") and "fhrt[train]" in done.stderr
+
+
 DEVICE_COMMANDS = (
     ("run", "IN", "-o", "OUT"), ("demo", "-o", "OUT"), ("stream", "IN"), ("eval", "model", "lite", "--data", "IN"),
     ("eval", "pipeline", "--data", "IN", "--frames", "IN"), ("bench", "lite"),
