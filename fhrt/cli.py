@@ -91,7 +91,7 @@ def _train_extra() -> Iterator[None]:
     """Imports that need what a plain installation has not."""
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError(f'{error.name} is needed and not installed: pip install "fhrt[train]"') from error
 
 
@@ -369,9 +369,7 @@ def clear() -> None:
 def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
     backend: Annotated[list[str], typer.Option(help=f"{BACKENDS}; repeatable.", show_default="auto")] = ["auto"],  # noqa: B006
-    precision: Annotated[list[str], typer.Option(help="auto, fp32, int8 or fp16, with every backend; repeatable.", show_default="auto")] = [
-        "auto"
-    ],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="auto, fp32, int8 or fp16; repeatable.", show_default="auto")] = ["auto"],  # noqa: B006
     device: Device = "auto",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch size; repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     threads: Threads = None,

