@@ -165,6 +165,10 @@ def test_plot_shows_frame_boxes_and_pairs(make, frame):
     assert plot.shape[0] - np.unravel_index(found.argmin(), found.shape)[0] < 2 * side
 
 
+def test_plot_of_a_thin_frame_stays_small(make):
+    assert make().run(np.zeros((500, 1, 3), np.uint8), []).plot().shape[0] < 5000
+
+
 def test_save_is_whole_or_nothing(make, frame, tmp_path):
     result = make().run(frame, [BOX])
     path = result.save(tmp_path / "plot.png")
