@@ -76,6 +76,12 @@ class BuildExt(build_ext):
 class BuildPy(build_py):
     """Leaves the bundles out that FHRT_WEIGHTS does not name."""
 
+    def run(self) -> None:
+        built = Path(self.build_lib) / "fhrt" / "weights"
+        if not self.editable_mode and built.resolve() != Path("fhrt/weights").resolve():
+            shutil.rmtree(built, ignore_errors=True)  # those of an earlier build: pip builds in the source folder, which keeps them
+        super().run()
+
     def find_data_files(self, package: str, src_dir: str) -> list[str]:
         files = super().find_data_files(package, src_dir)
         if package != "fhrt" or "FHRT_WEIGHTS" not in os.environ:

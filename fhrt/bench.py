@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fhrt.runtime import Card, Engine, load
 from fhrt.runtime.engine import BUCKETS
 
 PAPER_MS = {"a Titan Xp, one face": 30.0, "a Titan Xp, in a batch": 15.0}
-"""Milliseconds per face that C-SRIP's paper reports for itself (models.md section 5)."""
+"""Milliseconds per face that C-SRIP's paper reports for itself."""
 
 LOG = logging.getLogger("fhrt")
 SECONDS = 1.0  # that each batch size is timed for, at least
@@ -155,8 +156,11 @@ def _work_of_cupy(index: int, precision: str) -> tuple[Work, Work]:
     return (lambda: (cupy.matmul(factor, factor.T), device.synchronize())), (lambda: (cupy.copyto(target, source), device.synchronize()))
 
 
-def chart(speeds: Sequence[Speed], path: Path) -> Path:
-    """Milliseconds per face over the batch size, a line per engine, and the paper's, as a picture. Raises MissingExtraError."""
+def draw_chart(speeds: Sequence[Speed], ending: str) -> bytes:
+    """Milliseconds per face over the batch size, a line per engine, and the paper's: the bytes of a picture file of that name's ending.
+
+    Raises MissingExtraError without matplotlib, BadInputError for an ending that it does not write.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -173,9 +177,14 @@ def chart(speeds: Sequence[Speed], path: Path) -> Path:
     sizes = sorted({batch for speed in speeds for batch in speed.per_face})
     axes.set(xscale="log", yscale="log", xlabel="faces in a batch", ylabel="ms per face", xticks=sizes, xticklabels=sizes)
     axes.minorticks_off()
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=128)
-    return path
+    if speeds:
+        axes.legend(frameon=False)
+    file = BytesIO()
+    try:
+        figure.savefig(file, format=ending.removeprefix("."), dpi=128)
+    except ValueError as error:
+        raise BadInputError(f'a chart cannot be a "{ending}" file; use .png, .svg or .pdf') from error
+    return file.getvalue()
 
 
 def _place(engine: Engine, device: str) -> tuple[str, str]:

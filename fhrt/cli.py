@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -13,10 +16,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
-from fhrt.errors import BadInputError, FhrtError
+from fhrt.errors import BadInputError, FhrtError, MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
     from fhrt.results import Face, Result
@@ -27,13 +30,19 @@ SHEET_WIDTH = 1600
 
 
 class _Group(TyperGroup):
-    """Turns a `FhrtError` of any command into one line on stderr and exit code 2."""
+    """Turns a `FhrtError` of any command, and what the system refuses, into one line on stderr and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except FhrtError as error:
             _complain(str(error))
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `fhrt … | head` has read enough; Typer leaves without a word
+                raise
+            reason = error.strerror or str(error)
+            _complain(f"cannot go on: {reason}" if error.filename is None else f"cannot go on: {error.filename}: {reason}")
             raise typer.Exit(2) from error
 
 
@@ -46,10 +55,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
+if not out.is_terminal:  # a file or a pipe has no width; 80 columns would squeeze the tables' figures
+    out = Console(width=1000)
 err = Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Name of a shipped model (see `fhrt models`) or a bundle folder.")]
-Backend = Annotated[str, typer.Option(help="What executes the model: auto, or a backend by name.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name of an installed model (see `fhrt models`) or a bundle folder.")]
+BACKENDS = "auto, onnxruntime, openvino, tensorrt, torch, onnxruntime-cuda or onnxruntime-tensorrt"
+Backend = Annotated[str, typer.Option(help=f"What executes the model: {BACKENDS}.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda or cuda:N. What is named runs there, or is an error.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, int8 where the model has that form, or fp16 on a GPU.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for the model; all cores when left out.")]
@@ -60,8 +72,27 @@ DetectorNames = Annotated[
         "--detector", help="auto, haar, a detector's bundle folder, or the path of a YuNet ONNX file; repeatable.", show_default="auto"
     ),
 ]
+
+
+def _in_a_folder(file: Path | None) -> Path | None:
+    """Refuses a file in a folder that is not there before the work whose figures it shall hold, not after."""
+    if file is not None and not file.parent.is_dir():
+        raise BadInputError(f"cannot write {file}: there is no folder {file.parent}")
+    return file
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", callback=_in_a_folder, help="Also write the figures to this file.")]
 ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Write the report to this folder (needs matplotlib).")]
 MaxFace = Annotated[float, typer.Option(min=2, help="Faces wider than this many pixels are left alone.")]
+
+
+@contextmanager
+def _train_extra() -> Iterator[None]:
+    """Imports that need what a plain installation has not."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f'{error.name} is needed and not installed: pip install "fhrt[train]"') from error
 
 
 def _version(wanted: bool) -> None:
@@ -76,7 +107,7 @@ def _version(wanted: bool) -> None:
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")] = False,
 ) -> None:
-    pass
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what it says of a damaged picture, fhrt says in one line
 
 
 @app.command()
@@ -135,7 +166,7 @@ def run(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")] = Path("fhrt_demo.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", callback=_in_a_folder, help="Picture to write.")] = Path("fhrt_demo.png"),
     model: Model = "lite",
     backend: Backend = "auto",
     device: Device = "auto",
@@ -158,7 +189,12 @@ def stream(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Cameras, videos, folders, or a cameras.yaml.", show_default=False)
     ],
-    output: Annotated[list[str] | None, typer.Option("--output", "-o", help="Where results go; repeatable.")] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output", "-o", help="Where results go: NAME.mp4 or .mkv, FOLDER/, NAME.jsonl, - or an rtsp:// address; repeatable."
+        ),
+    ] = None,
     paste: Annotated[int | None, typer.Option(min=1, help="Faces in place in the frame, enlarged so many times, in videos.")] = None,
     model: Model = "lite",
     policy: Annotated[
@@ -172,7 +208,6 @@ def stream(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = None,
-    color: Annotated[str, typer.Option(help="Channel order of the pictures that outputs get: bgr or rgb.")] = "bgr",
     status: Annotated[bool, typer.Option("--status", help="Show how each camera does.")] = False,
     metrics: Annotated[str | None, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics, on 127.0.0.1 by default.")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log to stderr, a JSON object per line.")] = False,
@@ -183,7 +218,7 @@ def stream(
 
     with logging_to(err, as_json=log_json) as say:
         options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
-        hallucinator = Hallucinator(model, detector=detector, max_face=max_face, color=color, **options)  # type: ignore[arg-type]
+        hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
         named = sources[0] if len(sources) == 1 else sources
         live = hallucinator.stream(named, policy=policy, sinks=open_sinks(output or [], named, paste), detect_every=detect_every, fuse=fuse)
         follow(live, say, status=err if status else None, metrics=metrics)
@@ -198,10 +233,17 @@ def models(context: typer.Context) -> None:
     """List the models that are installed, or add one."""
     if context.invoked_subcommand is not None:
         return
-    from fhrt.runtime import list_models
+    from fhrt.runtime.bundle import installed, read_card
 
-    table = Table("model", "input", "output", "precisions", "scores", "licence")
-    for card in list_models():
+    table = _table("model", "input", "output", "precisions", "scores", "licence")
+    damaged = False
+    for folder in installed().values():
+        try:
+            card = read_card(folder)
+        except WeightsError as error:
+            damaged = True
+            _complain(f"{error}; delete {folder}, or install it anew: fhrt models add")
+            continue
         sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
         scores = "\n".join(
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
@@ -210,6 +252,8 @@ def models(context: typer.Context) -> None:
         precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
         table.add_row(card.name, *sizes, precisions, escape(scores), escape(card.licence))
     out.print(table)
+    if damaged:
+        raise typer.Exit(1)
 
 
 @models_app.command()
@@ -218,9 +262,10 @@ def add(
 ) -> None:
     """Check a bundle's sha256 and install it for this user."""
     from fhrt.runtime import install
+    from fhrt.runtime.bundle import own_bundles
 
     card = install(source)
-    out.print(f"{card.name} is installed: {card.title}", highlight=False, soft_wrap=True)
+    out.print(f"{card.name} is installed in {own_bundles() / card.name}: {card.title}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -231,8 +276,9 @@ def export(
     packed: Annotated[bool, typer.Option("--packed", help="Keep the layers' weights as int8: half the file. Not for a detector.")] = False,
 ) -> None:
     """Turn a trained checkpoint into a bundle (needs torch)."""
-    from fhrt.export import export as export_bundle
-    from fhrt.export import export_detector
+    with _train_extra():
+        from fhrt.export import export as export_bundle
+        from fhrt.export import export_detector
 
     if name == "detector" and packed:
         raise BadInputError("a detector's weights are not packed: they fit into 1 MB")
@@ -242,19 +288,20 @@ def export(
 
 @app.command()
 def quantise(
-    model: Annotated[str, typer.Argument(help="Name of a shipped model or a bundle folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Name of an installed model or a bundle folder.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder with the train and validation faces; for a detector, with the photographs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle, its INT8 form added.")],
 ) -> None:
     """Add an INT8 form to a bundle, and measure what it loses (needs torch)."""
-    from fhrt.export import quantise as add_int8
+    with _train_extra():
+        from fhrt.export import quantise as add_int8
     from fhrt.runtime.bundle import read_card
 
     with err.status("quantising") as status:
         folder = add_int8(model, data, output, status.update)
     card = read_card(folder)
     assert card.int8 is not None
-    table = Table(
+    table = _table(
         *(("score", "lost") if "heat" in card.outputs else ("protocol", "PSNR lost, dB")),
         title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}",
     )
@@ -266,7 +313,7 @@ def quantise(
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(help="Name of a shipped model, or a bundle folder.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Name of an installed model, or a bundle folder.", show_default=False)],
     precision: Annotated[str, typer.Option(help="auto (int8 for a quantised graph, else fp16), fp32, fp16 or int8.")] = "auto",
     batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     device: Annotated[str, typer.Option(help="cuda, or cuda:N.")] = "cuda",
@@ -295,8 +342,11 @@ def list_engines() -> None:
     from fhrt.runtime.bundle import installed, open_bundle
     from fhrt.runtime.engine_cache import EngineCache
 
-    names = {open_bundle(name).sha256: name for name in installed()}
-    table = Table("model", "batch", "precision", "GPU", "TensorRT", "MB", "build, s", "dB to ONNX Runtime")
+    names: dict[str, str] = {}
+    for installed_name in installed():
+        with suppress(WeightsError):  # a damaged model has no engines
+            names[open_bundle(installed_name).sha256] = installed_name
+    table = _table("model", "batch", "precision", "GPU", "TensorRT", "MB", "build, s", "dB to ONNX Runtime")
     for entry in EngineCache().entries():
         batch = next(iter(entry.key["profiles"].values()))[0]
         parity = "–" if entry.parity_db is None else f"{entry.parity_db:.1f}"
@@ -318,13 +368,15 @@ def clear() -> None:
 @app.command()
 def bench(
     models: Annotated[list[str] | None, typer.Argument(help="Names or bundle folders; all installed models when left out.")] = None,
-    backend: Annotated[list[str], typer.Option(help="Repeatable.")] = ["auto"],  # noqa: B006
-    precision: Annotated[list[str], typer.Option(help="With every backend; repeatable.")] = ["auto"],  # noqa: B006
+    backend: Annotated[list[str], typer.Option(help=f"{BACKENDS}; repeatable.", show_default="auto")] = ["auto"],  # noqa: B006
+    precision: Annotated[list[str], typer.Option(help="auto, fp32, int8 or fp16; repeatable.", show_default="auto")] = ["auto"],  # noqa: B006
     device: Device = "auto",
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Batch size; repeatable; 1, 2, 4, 8, 16 and 32 when left out.")] = None,
     threads: Threads = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also draw ms per face to this picture (needs matplotlib).")] = None,
+    json_file: JsonFile = None,
+    chart: Annotated[
+        Path | None, typer.Option(callback=_in_a_folder, help="Also draw ms per face to this picture (needs matplotlib).")
+    ] = None,
 ) -> None:
     """Time models on this machine, beside what its processor or GPU could do and what C-SRIP's paper took."""
     from fhrt import bench as speed
@@ -335,11 +387,13 @@ def bench(
 
     sizes = sorted(set(batch or BUCKETS))
     names = models or [card.name for card in list_models()]
+    if chart is not None:
+        speed.draw_chart([], chart.suffix)  # what keeps it from being drawn shows before the measuring
     with err.status("measuring"):
         rows = list(speed.measure(names, backend, precision, device=device, threads=threads, batches=sizes))
     built = ["build"] if any(row.build is not None for row in rows) else []
     heads = ("floor", "cold start", *built, "MB")
-    table = Table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), *heads)
+    table = _table("model", "backend", "one face, ms: p50 (p95, p99)", *(f"ms in {size}" for size in sizes), *heads)
     for row in rows:
         latency = f"{row.latency['p50']:.2f} ({row.latency['p95']:.2f}, {row.latency['p99']:.2f})"
         floor = "–" if row.floor is None else f"{row.floor:.2f} ms, {row.share:.0%}"
@@ -356,7 +410,7 @@ def bench(
         report = {"machine": machine.describe(packages), "threads": threads or "all cores", "rows": [asdict(row) for row in rows]}
         write_bytes(json_file, (json.dumps(report, indent=2) + "\n").encode())
     if chart is not None:
-        speed.chart(rows, chart)
+        write_bytes(chart, speed.draw_chart(rows, chart.suffix))
 
 
 class _EvalGroup(_Group):
@@ -374,21 +428,24 @@ app.add_typer(eval_app, name="eval")
 
 @eval_app.command(name="model")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Name of a shipped model, a bundle folder, or all.", show_default=False)],
-    data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
-    protocol: Annotated[list[str] | None, typer.Option(help="Protocol to score with; repeatable; all of its size when left out.")] = None,
+    model: Annotated[str, typer.Argument(help="Name of an installed model, a bundle folder, or all.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder with the test faces, test.tar.")],
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="aligned, unaligned, noisy, camera or loose; repeatable; all of the model's size when left out."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first faces.")] = None,
     threads: Threads = None,
     backend: Backend = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows to this file.")] = None,
+    json_file: JsonFile = None,
     report: Annotated[
         Path | None, typer.Option(help="Write tables, sheets and score distributions to this folder (needs matplotlib).")
     ] = None,
     recognition: Annotated[Path | None, typer.Option(help="A recognition network (model.onnx), for identity similarity.")] = None,
 ) -> None:
-    """Score a model, or all that ship: PSNR and SSIM, and their gain over bicubic; `model` may be left out."""
+    """Score a model, or all that are installed: PSNR and SSIM, and their gain over bicubic; `model` may be left out."""
     from fhrt.files import write_bytes
     from fhrt.metrics import Recognition
     from fhrt.protocols import compare, write_report
@@ -405,6 +462,8 @@ def evaluate(
         raise BadInputError("identity similarity is in reports only; add --report FOLDER")
     names = [card.name for card in list_models()] if model == "all" else [model]
     engines = [load(name, backend=backend, device=device, precision=precision, threads=threads) for name in names]
+    if report is not None:
+        _make_folder(report)  # one that cannot be made shows before the scoring
     with Progress(console=err, transient=True) as progress:
         advance = _advance(progress, "Scoring")
         if report is not None:
@@ -423,7 +482,7 @@ def evaluate(
             out.print(str(file), highlight=False, soft_wrap=True)
         return
     for name, rows in scored:
-        table = Table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=name)
+        table = _table("protocol", "faces", "PSNR dB", "gain", "SSIM", "gain", "ms per face", title=name)
         for row in rows:
             psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim
             scores = (f"{row.psnr:.2f}", f"{psnr_gain:+.2f}", f"{row.ssim:.3f}", f"{ssim_gain:+.3f}", f"{row.ms_per_face:.2f}")
@@ -437,7 +496,7 @@ def evaluate(
 
 @eval_app.command(name="detector")
 def evaluate_detector(
-    data: Annotated[Path, typer.Option(help="Folder with the test photographs and boxes.json.")],
+    data: Annotated[Path, typer.Option(help="Folder with the test photographs, test.tar, and boxes.json.")],
     detector: DetectorNames = ["auto"],  # noqa: B006
     output: ReportFolder = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first photographs.")] = None,
@@ -452,6 +511,8 @@ def evaluate_detector(
     if output is not None:
         require_matplotlib()
     detectors = create_detectors(detector)
+    if output is not None:
+        _make_folder(output)
     with Progress(console=err, transient=True) as progress:
         scores = score_detectors(detectors, data, limit=limit, progress=_advance(progress, "Detecting"))
     with err.status("resampling"):
@@ -467,8 +528,8 @@ def evaluate_detector(
 
 @eval_app.command(name="pipeline")
 def evaluate_pipeline(
-    data: Annotated[Path, typer.Option(help="Folder with the test faces.")],
-    frames: Annotated[Path, typer.Option(help="Folder with the test photographs and boxes.json.")],
+    data: Annotated[Path, typer.Option(help="Folder with the test faces, test.tar.")],
+    frames: Annotated[Path, typer.Option(help="Folder with the test photographs, test.tar, and boxes.json.")],
     model: Model = "lite",
     detector: DetectorNames = ["auto"],  # noqa: B006
     size: Annotated[list[int] | None, typer.Option(help="Faces' width in the photographs, pixels; 12, 16, 24 and 32; repeatable.")] = None,
@@ -490,6 +551,8 @@ def evaluate_pipeline(
         require_matplotlib()
     detectors = create_detectors(detector)
     hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads, max_face=float("inf"))
+    if output is not None:
+        _make_folder(output)
     with Progress(console=err, transient=True) as progress:
         score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
     numbers = summarise(score)
@@ -507,7 +570,7 @@ def doctor() -> None:
     """Say what works on this machine, and which command adds what is missing."""
     from fhrt.doctor import examine
 
-    table = Table("what", "state", "detail")
+    table = _table("what", "state", "detail")
     broken = False
     for finding in examine():
         broken |= finding.needed and not finding.works
@@ -524,9 +587,14 @@ def _advance(progress: Progress, what: str) -> Callable[[int, int], None]:
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def _table(*heads: str, title: str | None = None) -> Table:
+    """An empty one. On a narrow terminal what does not fit goes on in the next line: no figure is cut off."""
+    return Table(*(Column(head, overflow="fold") for head in heads), title=title)
+
+
 def _print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
     """The first row is the head."""
-    table = Table(*rows[0], title=escape(title))
+    table = _table(*rows[0], title=escape(title))
     for row in rows[1:]:
         table.add_row(*map(escape, row))
     out.print(table)

@@ -9,6 +9,8 @@ from functools import partial
 from importlib import import_module, metadata
 from typing import NamedTuple
 
+from fhrt.errors import WeightsError
+
 
 class Finding(NamedTuple):
     """needed: fhrt does not work without it. detail: what there is, or what to do."""
@@ -31,8 +33,9 @@ def examine() -> Iterator[Finding]:
     yield _look("openvino", partial(_imported, "openvino"), 'for faster models on x86-64: pip install "fhrt[openvino]"')
     for package in ("torch", "onnx", "onnxscript"):
         yield _look(package, partial(_imported, package), 'for training and export: pip install "fhrt[train]"')
+    yield _look("tensorrt", partial(_imported, "tensorrt"), 'for NVIDIA GPUs: pip install "fhrt[tensorrt]"')
     names: list[str] = []
-    yield _look("models", partial(_read_cards, names), needed=True)
+    yield _look("models", partial(_find_models, names), "fhrt models add BUNDLE", needed=True)
     for name in names:
         yield _look(f"model {name}", partial(_verify, name), needed=True)
     yield _look("detector", _verify_detector, needed=True)
@@ -53,11 +56,13 @@ def _look(what: str, probe: Callable[[], str], remedy: str = "", *, needed: bool
         return Finding(what, False, needed, "  ".join(filter(None, (str(error) if needed else "", remedy))))
 
 
-def _read_cards(names: list[str]) -> str:
-    from fhrt.runtime import list_models
+def _find_models(names: list[str]) -> str:
+    from fhrt.runtime import bundle
 
-    names.extend(card.name for card in list_models())
-    return f"{len(names)} shipped"
+    names.extend(bundle.installed())
+    if not names:
+        raise WeightsError("none is installed:")
+    return f"{len(names)} installed"
 
 
 def _verify(name: str) -> str:

@@ -15,7 +15,7 @@ import fhrt.runtime
 from fhrt.errors import BadInputError
 from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transforms, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
-from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, swap_channels
+from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, on_host, swap_channels
 from fhrt.ops import Nv12, face_crop, to_image
 from fhrt.results import Face, Result
 from fhrt.runtime import Card, Output
@@ -31,10 +31,10 @@ UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: a shipped model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
-    `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object with
-    `detect(frame_bgr)`. `max_face`: faces whose box is wider (pixels) are left alone. `color`: channel order of the arrays that come in and
-    go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
+    `model`: an installed model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
+    `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object whose
+    `detect(frame_bgr)` returns a list of `fhrt.faces.detect.Detection`. `max_face`: faces whose box is wider (pixels) are left alone.
+    `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class Hallucinator:
             raise BadInputError(f"max_face must be above 0, not {max_face}")
         self.color: Color = color
         self.max_face = max_face
+        if not isinstance(detector, (str, Path)) and not callable(getattr(detector, "detect", None)):
+            raise BadInputError(f"a detector is a name, a path or an object with detect(frame_bgr), not {type(detector).__name__}")
         self.detector = create_detector(detector, threads) if isinstance(detector, (str, Path)) else detector
         self.engine = fhrt.runtime.load(model, backend=backend, device=device, precision=precision, threads=threads, plan=plan)
 
@@ -123,7 +125,10 @@ class Hallucinator:
         Raises `BadInputError`.
         """
         height, width = self.engine.card.input_size
-        lr = np.asarray(lr)
+        try:
+            lr = np.asarray(on_host(lr))
+        except ValueError as error:
+            raise BadInputError(f"LR faces must have shape [N, {height}, {width}, 3], all alike") from error
         if lr.dtype != np.uint8:
             raise BadInputError(f"LR faces must be uint8 values 0..255, not {lr.dtype}")
         if lr.ndim != 4 or lr.shape[1:] != (height, width, 3):

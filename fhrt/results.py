@@ -25,7 +25,7 @@ ACCENT = (80, 200, 255)
 PAD = 16
 CAPTION = 26
 ARROW = 28
-FRAME_WIDTH = 1280  # a smaller frame is enlarged to about this width before its boxes are drawn
+FRAME_WIDTH, FRAME_HEIGHT = 1280, 4096  # a smaller frame is enlarged to about this width, within this height, before its boxes are drawn
 
 
 T = TypeVar("T")
@@ -107,10 +107,10 @@ class Result:
     """In streams: seconds from the frame's coming in until it was yielded."""
 
     def paste(self, scale: int = 4) -> Picture:
-        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`."""
-        if not isinstance(scale, int) or scale < 1:
+        """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`. Raises `BadInputError`."""
+        if not isinstance(scale, (int, np.integer)) or scale < 1:
             raise BadInputError(f"scale must be a whole number from 1 on, not {scale!r}")
-        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], scale)
+        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], int(scale))
 
     def plot(self, max_faces: int = 24) -> Picture:
         """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces.
@@ -120,7 +120,8 @@ class Result:
         if max_faces < 0:
             raise BadInputError(f"max_faces must not be negative, got {max_faces}")
         shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
-        zoom = max(1, round(FRAME_WIDTH / self.frame.shape[1]))
+        height, width = self.frame.shape[:2]
+        zoom = max(1, min(round(FRAME_WIDTH / width), FRAME_HEIGHT // height))
         frame = paste_faces(self._bgr(self.frame), [], zoom)
         for face in self.faces:
             if not any(face is one for one in shown):

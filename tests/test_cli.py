@@ -2,20 +2,25 @@ import json
 import re
 import subprocess
 import sys
+from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fhrt.bench
 import fhrt.protocols
 import fhrt.runtime
-from fhrt.cli import app
+from fhrt.cli import _print_table, app
 from fhrt.errors import BackendError, WeightsError
 from fhrt.faces.detect import Detection
-from fhrt.runtime.bundle import open_bundle
+from fhrt.protocols.pairs import PROTOCOLS
+from fhrt.runtime.bundle import open_bundle, read_card
+from fhrt.runtime.engine import BACKENDS
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
 
 CARD = SimpleNamespace(
@@ -44,7 +49,8 @@ class OneFace:
 @pytest.fixture
 def fhrt_command(monkeypatch):
     monkeypatch.setattr(fhrt.runtime, "load", lambda *args, **kwargs: Engine())
-    monkeypatch.setattr(fhrt.runtime, "list_models", lambda: [CARD])
+    monkeypatch.setattr("fhrt.runtime.bundle.installed", lambda: {"nearest": Path("nearest")})
+    monkeypatch.setattr("fhrt.runtime.bundle.read_card", lambda folder: CARD if folder.name == "nearest" else read_card(folder))
     monkeypatch.setattr("fhrt.hallucinator.create_detector", lambda *args: OneFace())
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
@@ -124,6 +130,81 @@ def test_models_lists_the_cards(fhrt_command):
     done = fhrt_command("models")
     assert done.exit_code == 0
     assert re.search(r"nearest.*16×16.*128×128.*26\.1.*research", done.stdout)
+
+
+def test_a_damaged_model_hides_no_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("FHRT_MODELS", str(tmp_path))
+    monkeypatch.setenv("FHRT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/card.json").write_text("{}")
+    runner = CliRunner()
+    listed = runner.invoke(app, ["models"])
+    assert listed.exit_code == 1 and "lite" in listed.stdout
+    assert str(tmp_path / "mine/card.json") in listed.stderr and len(listed.stderr.splitlines()) == 1
+    assert runner.invoke(app, ["engines", "list"]).exit_code == 0
+    examined = runner.invoke(app, ["doctor"])
+    assert examined.exit_code == 1
+    assert re.search(r"model lite +│ works", examined.stdout) and re.search(r"model mine +│ missing.*not a model card", examined.stdout)
+
+
+def test_doctor_says_how_to_get_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("fhrt.runtime.bundle.installed", dict)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1 and re.search(r"models +│ missing.*fhrt models add", done.stdout)
+
+
+def test_tables_lose_no_figure(monkeypatch):
+    """Redirected into a file a row is one line; on a narrow terminal cells go on below."""
+    figures = [f"{number}.25 [12.5, 99.5]" for number in range(11)]
+    piped = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["models"]).stdout
+    assert re.search(r"lite.*aligned \d+\.\d+ dB.*SSIM 0\.\d+.*research", piped)
+    for console in (Console(file=StringIO(), width=80, force_terminal=True), Console(file=StringIO(), width=1000)):
+        monkeypatch.setattr("fhrt.cli.out", console)
+        _print_table("title", [figures, figures])
+        shown = console.file.getvalue()
+        assert "…" not in shown and all(shown.count(digit) >= "".join(2 * figures).count(digit) for digit in "0123456789")
+
+
+@pytest.mark.parametrize("command", [("models",), ("run", "a.png", "-o", "out")])
+def test_a_full_disk_under_standard_output_is_one_line(command, folder, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fhrt", *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "cannot go on: No space left on device"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    process = subprocess.Popen([sys.executable, "-m", "fhrt", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+def test_what_cannot_be_written_shows_before_the_work(archive, folder, tmp_path, monkeypatch):
+    def work(*args, **kwargs):
+        raise AssertionError("the work had begun")
+
+    for place in ("fhrt.protocols.evaluate", "fhrt.protocols.compare", "fhrt.bench.measure", "fhrt.hallucinator.Hallucinator.run"):
+        monkeypatch.setattr(place, work)
+    monkeypatch.setattr("fhrt.protocols.detectors.score_detectors", work)
+    monkeypatch.setattr("fhrt.protocols.pipeline.score_pipeline", work)
+    (tmp_path / "file").write_text("")
+    nowhere, data = tmp_path / "nowhere", ("--data", archive)
+    for command in (
+        ("demo", "-o", nowhere / "x.png"),
+        ("bench", "lite", "--json", nowhere / "x.json"),
+        ("bench", "lite", "--chart", nowhere / "x.png"),
+        ("bench", "lite", "--chart", tmp_path / "x.speed"),
+        ("eval", "lite", *data, "--json", nowhere / "x.json"),
+        ("eval", "lite", *data, "--report", tmp_path / "file"),
+        ("eval", "detector", *data, "--detector", "haar", "-o", tmp_path / "file"),
+        ("eval", "pipeline", *data, "--frames", archive, "--detector", "haar", "-o", tmp_path / "file"),
+    ):
+        done = CliRunner().invoke(app, [str(word) for word in command])
+        assert done.exit_code == 2, (command, done.output, done.exception)
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
@@ -228,6 +309,15 @@ def test_what_cannot_be_built_is_one_line(arguments, words):
     assert result.exit_code == 2 and words in result.stderr and "\n" not in result.stderr.strip()
 
 
+@pytest.mark.parametrize("command", [("export", "lite", "x.pt", "-o", "out"), ("quantise", "lite", "--data", "data", "-o", "out")])
+def test_a_plain_installation_says_what_training_needs(command, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("fhrt.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and done.stderr.startswith("onnx is needed") and "fhrt[train]" in done.stderr
+
+
 DEVICE_COMMANDS = (
     ("run", "IN", "-o", "OUT"), ("demo", "-o", "OUT"), ("stream", "IN"), ("eval", "model", "lite", "--data", "IN"),
     ("eval", "pipeline", "--data", "IN", "--frames", "IN"), ("bench", "lite"),
@@ -252,6 +342,12 @@ def test_a_device_is_passed_on_and_one_that_is_not_there_is_one_line(arguments, 
     monkeypatch.setattr("fhrt.bench.load", load)
     runner.invoke(app, [*words, "--device", "cuda:1"])
     assert asked == ["cuda:1"]
+
+
+def test_help_names_the_backends_and_protocols():
+    for command, names in ((("run",), BACKENDS), (("bench",), BACKENDS), (("eval", "model"), [*BACKENDS, *PROTOCOLS])):
+        shown = CliRunner(env={"COLUMNS": "400"}).invoke(app, [*command, "--help"]).stdout
+        assert all(name in shown for name in names), command
 
 
 def test_help_names_the_devices():

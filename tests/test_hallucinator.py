@@ -97,7 +97,7 @@ def test_large_faces_are_left_alone_and_counted(make, frame):
 def test_a_frame_without_faces_is_no_error(make, frame, tmp_path):
     result = make(detector=ListDetector()).run(frame)
     assert result.faces == []
-    assert (result.paste(1) == frame).all()
+    assert (result.paste(1) == frame).all() and (result.paste(np.int64(1)) == frame).all()
     assert result.save(tmp_path / "plot.png").is_file()
 
 
@@ -137,8 +137,18 @@ def test_hallucinate_refuses_other_arrays(make, lr):
         make().hallucinate(lr)
 
 
+def test_hallucinate_takes_lists_and_torch_and_names_ragged_ones(make):
+    torch = pytest.importorskip("torch")
+    lr = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    hallucinator = make()
+    for given in (list(lr), torch.from_numpy(lr)):
+        assert (hallucinator.hallucinate(given) == hallucinator.hallucinate(lr)).all()
+    with pytest.raises(BadInputError, match="LR faces must"):
+        hallucinator.hallucinate([lr[0], lr[1, 1:]])
+
+
 def test_bad_options_are_refused(make):
-    for options in ({"color": "gray"}, {"max_face": 0}, {"detector": "retina"}):
+    for options in ({"color": "gray"}, {"max_face": 0}, {"detector": "retina"}, {"detector": None}, {"detector": object()}):
         with pytest.raises(BadInputError):
             make(**options)
 
@@ -153,6 +163,10 @@ def test_plot_shows_frame_boxes_and_pairs(make, frame):
     found = cv2.matchTemplate(plot, result.faces[0].sr, cv2.TM_SQDIFF)
     assert found.min() == 0, "the SR face is shown pixel by pixel"
     assert plot.shape[0] - np.unravel_index(found.argmin(), found.shape)[0] < 2 * side
+
+
+def test_plot_of_a_thin_frame_stays_small(make):
+    assert make().run(np.zeros((500, 1, 3), np.uint8), []).plot().shape[0] < 5000
 
 
 def test_save_is_whole_or_nothing(make, frame, tmp_path):

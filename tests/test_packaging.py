@@ -32,6 +32,12 @@ def test_all_bundles_or_the_chosen_ones(tmp_path: Path) -> None:
         assert (tmp_path / name / "fhrt" / "assets" / "crowd.png").is_file()
 
 
+def test_a_build_carries_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    assert build(tmp_path).returncode == 0 and len(bundles(tmp_path)) > 1
+    assert build(tmp_path, FHRT_WEIGHTS="lite").returncode == 0
+    assert bundles(tmp_path) == {"lite"}
+
+
 def test_a_bundle_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = build(tmp_path, FHRT_WEIGHTS="lite;light")
     assert done.returncode != 0 and "light" in done.stderr

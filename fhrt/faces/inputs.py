@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
 from fhrt.ops import Nv12, face_crop, to_image, yuv_to_bgr
-from fhrt.ops.arrays import dtype_of, is_torch
+from fhrt.ops.arrays import dtype_of, is_cupy, is_torch
 from fhrt.runtime.device import Download, flip, library_of
 
 Color = Literal["bgr", "rgb"]
@@ -34,14 +34,20 @@ def as_frame(source: Any, color: Color = "bgr") -> Picture:
     """A frame as uint8 `[H, W, 3]` in the channel order `color`.
 
     `source`: an ndarray `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]` (alpha is dropped) that is already in that
-    order, a path of a picture file, or a PIL image. Raises `BadInputError`.
+    order, a path of a picture file, or a PIL image; these two are turned as their EXIF orientation says. Raises `BadInputError`.
     """
     if isinstance(source, (str, Path)):
         frame = read_picture(Path(source))
         return frame if color == "bgr" else swap_channels(frame)
-    if hasattr(source, "convert") and hasattr(source, "getbands"):  # a PIL image; Pillow itself is not needed here
+    if hasattr(source, "convert") and hasattr(source, "getbands"):  # a PIL image: so Pillow is there
+        if source.mode[0] in "IF":  # Pillow would clip them to 255
+            raise BadInputError(
+                f"the PIL image has more than 8 bits per channel (mode {source.mode}); pass the path of its file, or mode RGB"
+            )
+        from PIL import ImageOps
+
         try:
-            frame = np.array(source.convert("RGB"))
+            frame = np.array(ImageOps.exif_transpose(source).convert("RGB"))
         except (OSError, ValueError) as error:
             raise BadInputError(f"the PIL image cannot be decoded: {error}") from error
         return _check_array(frame if color == "rgb" else swap_channels(frame))
@@ -126,13 +132,20 @@ def decode_picture(data: bytes, name: str) -> Picture:
     return frame.astype(np.uint8, copy=False)
 
 
-def as_boxes(boxes: ArrayLike, frame: Frame) -> NDArray[np.float64]:
+def on_host(values: Any) -> Any:
+    """Torch's and CuPy's arrays as NumPy takes them, without their gradient and from their device; anything else as it is."""
+    if is_torch(values):
+        return values.detach().cpu()
+    return values.get() if is_cupy(values) else values
+
+
+def as_boxes(boxes: Any, frame: Frame) -> NDArray[np.float64]:
     """Tight face boxes `[N, 4]` (x1, y1, x2, y2; pixels), float64.
 
     Raises `BadInputError` that names the first bad box.
     """
     try:
-        array = np.asarray(boxes, np.float64)
+        array = np.asarray(on_host(boxes), np.float64)
     except (TypeError, ValueError) as error:
         raise BadInputError("boxes must be numbers of shape [N, 4] (x1, y1, x2, y2)") from error
     if array.size == 0:

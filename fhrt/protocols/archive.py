@@ -29,7 +29,7 @@ def walk_faces(data: Path, split: str, limit: int | None = None) -> Iterator[tup
     """Key (the file's name without its ending) and face ``[192, 192, 3]`` of `read_faces`, one after another."""
     shards = sorted(data.glob(f"{split}-[0-9]*.tar")) or sorted(data.glob(f"{split}.tar"))
     if not shards:
-        raise BadInputError(f"no face shards {split}.tar or {split}-NN.tar in {data}")
+        raise BadInputError(f"no face shards {split}.tar or {split}-NN.tar in {data}; docs/evaluation.md says what they hold")
     count = 0
     for shard in shards:
         try:
@@ -46,9 +46,14 @@ def walk_faces(data: Path, split: str, limit: int | None = None) -> Iterator[tup
                     if count == limit:
                         return
         except (tarfile.TarError, OSError) as error:
-            raise BadInputError(f"{shard}: {error}") from error
+            raise BadInputError(f"cannot read {shard}: {tell(error)}") from error
     if count == 0:
         raise BadInputError(f"the {split} shards in {data} hold no face")
+
+
+def tell(error: OSError | tarfile.TarError) -> str:
+    """What is wrong with an archive, in one line: below it tarfile lists the compressions that it tried."""
+    return str(getattr(error, "strerror", None) or error).partition("\n")[0].removesuffix(":")
 
 
 def tight(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:

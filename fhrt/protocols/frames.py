@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from fhrt.errors import BadInputError
 from fhrt.faces.inputs import decode_picture
+from fhrt.protocols.archive import tell
 
 BOXES = "boxes.json"
 HELD_BACK = 100
@@ -70,7 +71,7 @@ def walk_frames(data: Path, split: str) -> Iterator[tuple[str, NDArray[np.uint8]
                     raise BadInputError(f"{archive}: {member.name} is {has} pixels, {BOXES} says {told}")
                 yield key, picture, truth.corners
     except (tarfile.TarError, OSError) as error:
-        raise BadInputError(f"cannot read {archive}: {getattr(error, 'strerror', None) or error}") from error
+        raise BadInputError(f"cannot read {archive}: {tell(error)}") from error
 
 
 def _read_boxes(path: Path, split: str) -> dict[str, _Photograph]:

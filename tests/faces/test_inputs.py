@@ -49,6 +49,24 @@ def test_files_are_read_and_truncated_ones_refused(tmp_path, ending):
         as_frame(str(path))
 
 
+def test_a_pil_image_is_turned_as_its_file_is(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    picture = image.fromarray(cv2.resize(FRAME, (30, 20)))
+    exif = image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90°
+    picture.save(tmp_path / "turned.png", exif=exif)
+    frame = as_frame(tmp_path / "turned.png")
+    assert frame.shape == (30, 20, 3)
+    assert (as_frame(image.open(tmp_path / "turned.png")) == frame).all()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_pil_image_of_more_than_8_bits_is_refused_not_clipped(mode):
+    image = pytest.importorskip("PIL.Image")
+    with pytest.raises(BadInputError, match="8 bits"):
+        as_frame(image.new(mode, (30, 20), 300))
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture at all"])
 def test_files_that_are_no_pictures_are_named(tmp_path, data):
     path = tmp_path / "odd.png"
@@ -71,6 +89,12 @@ def test_files_that_are_no_pictures_are_named(tmp_path, data):
 def test_a_bad_box_is_named(box, message):
     with pytest.raises(BadInputError, match=f"box 1 .*{message}"):
         as_boxes([(1, 1, 9, 9), box], FRAME)
+
+
+def test_boxes_of_torch_are_numbers_too():
+    torch = pytest.importorskip("torch")
+    assert as_boxes(torch.tensor([[1.0, 1, 9, 9]], requires_grad=True), FRAME).tolist() == [[1, 1, 9, 9]]
+    assert as_boxes(torch.tensor([[1, 1, 9, 9]]), FRAME).tolist() == [[1, 1, 9, 9]]
 
 
 def test_boxes_partly_outside_and_no_boxes_are_fine():

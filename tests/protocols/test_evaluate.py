@@ -54,6 +54,10 @@ def test_bad_input(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "test.tar").write_bytes((archive / "test.tar").read_bytes()[:700])
     with pytest.raises(BadInputError, match=r"test\.tar"):
         read_faces(tmp_path, "test")
+    (tmp_path / "test.tar").write_text("no archive")
+    with pytest.raises(BadInputError, match=r"cannot read .*test\.tar: .*") as told:
+        read_faces(tmp_path, "test")
+    assert "\n" not in str(told.value)
 
 
 def test_shards_are_read_in_order(archive: Path, faces: NDArray[np.uint8]) -> None:

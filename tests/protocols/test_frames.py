@@ -70,6 +70,7 @@ def encoded(count: int) -> dict[str, bytes]:
     [
         (lambda folder: (folder / "test.tar").unlink(), r"cannot read .*test\.tar: No such file"),
         (lambda folder: (folder / "test.tar").write_bytes((folder / "test.tar").read_bytes()[:1500]), r"cannot read .*test\.tar"),
+        (lambda folder: (folder / "test.tar").write_text("no archive"), r"cannot read .*test\.tar: [^\n]*$"),
         (lambda folder: (folder / "boxes.json").unlink(), r"cannot read .*boxes\.json: No such file"),
         (lambda folder: (folder / "boxes.json").write_text('{"test": ['), r"boxes\.json: .*JSON"),
         (lambda folder: (folder / "boxes.json").write_text('{"train": []}'), r'no photographs of a split "test"; it has: train'),

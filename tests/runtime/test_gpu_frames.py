@@ -93,6 +93,12 @@ def test_with_a_detector_and_pasted(holder: str, on_gpu: Hallucinator, on_cpu: H
     assert np.array_equal(given.frame, FRAME) and decibels(given.paste(2), expected.paste(2)) > LEAST_DB
 
 
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_boxes_may_lie_there_too(holder: str, on_cpu: Hallucinator) -> None:
+    boxes = [face.box for face in on_cpu.run(FRAME, HOLDERS[holder](np.array(BOXES))).faces]
+    assert boxes == [tuple(box) for box in BOXES]
+
+
 def test_one_download_for_all_faces(on_gpu: Hallucinator, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(on_gpu.engine.array_library)
     downs: list[int] = []

@@ -112,7 +112,6 @@ def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
         (["none.mp4"], "does not exist"),
         (["{clip}", "--policy", "newest"], "policy must be"),
         (["{clip}", "--metrics", "metrics"], "PORT"),
-        (["{clip}", "--color", "gray"], "color must be"),
     ],
 )
 def test_the_command_refuses_in_one_line(clips, arguments: list[str], said: str) -> None:
