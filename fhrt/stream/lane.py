@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 from fhrt.faces.align import UNMOVED, face_transform
@@ -28,10 +29,11 @@ REPLAYED = 8  # frames kept while the detector looks at an older one; when there
 
 @dataclass
 class Look:
-    """A frame that the detector looks at, the tracker as it was before it, and the frames that came since."""
+    """A frame that the detector looks at, the tracker as it was before it, and the frames that came since. done: called when it has."""
 
     frame: Frame
     tracker: Tracker
+    done: Callable[[], None] = lambda: None
     since: list[Frame] = field(default_factory=list)
     detections: list[Detection] | None = None
     """None until it has looked."""
@@ -53,11 +55,11 @@ class Look:
 class Looker:
     """The detector, in a thread of its own, for one frame after the other. A source has one that waits at most, so none is passed over.
 
-    done: called after each. failed: called with what the detector raised; the looker has ended then.
+    failed: called with what the detector raised; the looker has ended then.
     """
 
-    def __init__(self, detector: Detector, done: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        self._detector, self._done, self._failed = detector, done, failed
+    def __init__(self, detector: Detector, failed: Callable[[Exception], None]) -> None:
+        self._detector, self._failed = detector, failed
         self._looks: queue.SimpleQueue[Look | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self.thread = threading.Thread(target=self._work, name="fhrt-detect", daemon=True)
@@ -80,7 +82,7 @@ class Looker:
                 return
             look.took = perf_counter() - start
             look.detections = detections
-            self._done()
+            look.done()
 
 
 @dataclass
@@ -108,7 +110,8 @@ class Lane:
     Under ``all`` a frame waits for the detector, so that the same video gives the same results. Under the other policies none does: what
     the detector says of a frame is played through the frames since, of which the tracker has followed the known faces meanwhile.
 
-    `advance` is for one thread at a time, whichever it is; `ready` says whether it is worth calling.
+    `advance` is for one thread at a time, whichever it is; `ready` says whether it is worth calling. call: called with the lane when that
+    may have changed.
     """
 
     def __init__(
@@ -118,14 +121,17 @@ class Lane:
         looker: Looker,
         batcher: Batcher,
         outlets: Sequence[Outlet],
+        call: Callable[[Lane], None],
         *,
         detect_every: int,
         fuse: int,
     ) -> None:
         self.reader = reader
-        self.busy = False  # for whoever shares the lane among threads
+        self.busy = False  # this, and the next, for `Turns`
+        self.line: deque[Lane] | None = None
         self._hallucinator, self._looker, self._batcher = hallucinator, looker, batcher
-        self._queues = [outlet.queue(reader) for outlet in outlets]
+        self._call = partial(call, self)
+        self._closed = False
         self._detect_every = detect_every
         self._patient = reader.policy.name == "all"
         self._tracker, self._fusion, self._steadying = Tracker(), Fusion(fuse), Steadying(fuse)
@@ -133,6 +139,8 @@ class Lane:
         self._unlooked = detect_every  # frames since the last one that the detector got
         self._held: Frame | None = None  # under `all`, the one that the detector looks at
         self._steps: deque[_Step] = deque()
+        self._queues = [outlet.queue(reader, self._call) for outlet in outlets]
+        reader.watch(self._call)
 
     @property
     def finishing(self) -> bool:
@@ -141,10 +149,10 @@ class Lane:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to do."""
-        if self._held is not None:
-            return self.finishing or self._looked
-        return self.finishing or (self.reader.waiting > 0 and self._room)
+        """Whether there is something to do, if only to close it."""
+        if self.finishing or self.ended:
+            return not self._closed
+        return self._looked if self._held is not None else self.reader.waiting > 0 and self._room
 
     @property
     def ended(self) -> bool:
@@ -153,6 +161,7 @@ class Lane:
 
     def close(self) -> None:
         """After its end: those who use its results need not wait for more."""
+        self._closed = True
         for queue_ in self._queues:
             queue_.close()
 
@@ -189,7 +198,7 @@ class Lane:
         self._unlooked += 1
         if self._look is None and self._unlooked >= self._detect_every:
             self._unlooked = 0
-            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy())
+            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy(), self._call)
             self._looker.submit(self._look)
             if self._patient:
                 self._held = frame
@@ -216,7 +225,7 @@ class Lane:
             self._crop(step)
         seconds |= {"track": tracked - begun, "crop": perf_counter() - tracked}
         if step.fused is not None:
-            step.job = self._batcher.submit(frame.source, step.fused.lr)
+            step.job = self._batcher.submit(frame.source, step.fused.lr, self._call)
         self._steps.append(step)
 
     def _crop(self, step: _Step) -> None:
