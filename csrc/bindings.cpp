@@ -419,22 +419,25 @@ void crop_looks(const py::list& crops, int64_t h, int64_t w, py::array& looks) {
   fhrt::crop_looks_cpu(given.data(), target, p);
 }
 
-// before: N of float32 [C, h, w] or None; now, out float32 [N, C, h, w]; maps, weights float32 [N, 2, 3], [N].
-void blend_moved(const py::list& before, const py::array& now, const py::array& maps, const py::array& weights, py::array& out) {
+// before: N of float32 [C, h, w] or None; now, out float32 [N, C, h, w]; Ways [N, 2, 3], float64 and back float32; weights float32 [N].
+void blend_moved(const py::list& before, const py::array& now, const py::array& before_way, const py::array& now_way, const py::array& back,
+                 const py::array& weights, py::array& out) {
   require(now.ndim() == 4 && out.ndim() == 4, "blend_moved: now and out must be [N, C, h, w]");
   const fhrt::BlendMoved p{now.shape(0), now.shape(1), now.shape(2), now.shape(3)};
   require(p.h > 0 && p.w > 0 && std::max(p.h, p.w) <= (1 << 16), "blend_moved: pictures must have from 1 to 65536 rows and columns");
   for (const py::array* each : {&now, static_cast<const py::array*>(&out)})
     require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {p.count, p.channels, p.h, p.w}), "blend_moved: now and out must be contiguous float32");
-  require(holds<float>(maps) && contiguous(maps) && has_shape(maps, {p.count, 2, 3}) && holds<float>(weights) && contiguous(weights) &&
+  require(is_output(before_way, {p.count, 2, 3}) && is_output(now_way, {p.count, 2, 3}), "blend_moved: ways must be contiguous float64 [N, 2, 3]");
+  require(holds<float>(back) && contiguous(back) && has_shape(back, {p.count, 2, 3}) && holds<float>(weights) && contiguous(weights) &&
               has_shape(weights, {p.count}) && static_cast<int64_t>(before.size()) == p.count,
-          "blend_moved: a float32 map and weight for each picture, and its mean before or None");
+          "blend_moved: a float32 way back and weight for each picture, and its mean before or None");
   const auto means = pictures(before, p.channels, p.h, p.w, true, "blend_moved: before must be contiguous float32 [C, h, w], or None");
   require_apart(out, now);
-  const float *newest = data<float>(now), *places = data<float>(maps), *shares = data<float>(weights);
+  const fhrt::Ways ways{data<double>(before_way), data<double>(now_way), data<float>(back)};
+  const float *newest = data<float>(now), *shares = data<float>(weights);
   float* target = mutable_data<float>(out);
   py::gil_scoped_release release;
-  fhrt::blend_moved_cpu(means.data(), newest, places, shares, target, p);
+  fhrt::blend_moved_cpu(means.data(), newest, ways, shares, target, p);
 }
 
 // A tracker that threads may share: they wait for one another without Python's lock.
@@ -507,6 +510,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("empty", &empty);
   m.def("isa", &fhrt::isa_name);
   m.def("set_num_threads", &fhrt::set_num_threads);
+  m.def("stay_alone", &fhrt::stay_alone);
   m.def("get_num_threads", &fhrt::get_num_threads);
   bind_cuda(m);
 }

@@ -6,17 +6,19 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
-from fhrt.faces.align import UNMOVED, face_transform
+import numpy as np
+
+from fhrt.faces.align import compose, lr_transform
 from fhrt.faces.detect import Detection, Detector
 from fhrt.faces.fuse import Fused, Fusion, crop_quality
 from fhrt.faces.inputs import swap_channels
 from fhrt.faces.steady import Steadying
 from fhrt.faces.track import Track, Tracker
-from fhrt.hallucinator import Hallucinator, assemble, crop_faces
+from fhrt.hallucinator import Hallucinator, as_pictures, crop_faces, make_faces
 from fhrt.results import Face, Result
 from fhrt.stream.batcher import Batcher, Job
 from fhrt.stream.outlet import Finished, Outlet
@@ -25,6 +27,7 @@ from fhrt.video.policy import AHEAD
 
 DEPTH = 2  # frames of a source between tracker and result: one in the network, one that is ready for it
 REPLAYED = 8  # frames kept while the detector looks at an older one; when there are more, every second goes
+WITH_FACES = ("track", "crop", "batch", "model", "assemble")  # stages that are recorded of a frame with faces
 
 
 @dataclass
@@ -241,15 +244,16 @@ class Lane:
         self._steadying.keep(step.track_ids)
         if step.job is not None and step.job.output is not None and step.fused is not None:
             output, fused = step.job.output, step.fused
-            to_lr = face_transform(UNMOVED, output.theta, fused.lr.shape[2:], output.sr.shape[2:])
+            to_lr = lr_transform(output.theta, fused.lr.shape[2:], output.sr.shape[2:])
             sr = self._steadying.update([track.track_id for track in step.tracks], output.sr, to_lr, fused.back)
-            faces = assemble([track.detection for track in step.tracks], fused.lr, fused.transforms, replace(output, sr=sr), color)
+            to_frame = compose(fused.transforms, to_lr).astype(np.float32)
+            pictures = as_pictures(fused.lr, color), as_pictures(sr, color)
+            faces = make_faces([track.detection for track in step.tracks], *pictures, to_frame, output.heatmaps)
             for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
                 face.track_id, face.quality = track.track_id, quality
             step.seconds |= {"batch": step.job.waited, "model": step.job.took}
         step.seconds["assemble"] = perf_counter() - begun
-        for stage in ("track", "crop", "batch", "model", "assemble") if faces else ("track",):
-            self.reader.health.record(stage, step.seconds[stage])
+        self.reader.health.record_all({stage: step.seconds[stage] for stage in (WITH_FACES if faces else ("track",))})
         timings = {stage: 1000 * seconds for stage, seconds in (step.seconds | {"total": perf_counter() - step.started}).items()}
         picture = frame.image if color == "bgr" else swap_channels(frame.image)
         result = Result(picture, faces, timings, color, step.skipped, frame.source, frame.number, frame.time, step.track_ids)

@@ -71,7 +71,7 @@ class Outlet:
         self._closed = False
 
     def queue(self, reader: Reader, taken: Callable[[], None]) -> FrameQueue[Finished]:
-        """A queue for the results of one more source; who fills it closes it. taken: called when one was taken that the source may wait for."""
+        """A queue for the results of one more source; who fills it closes it. taken: called when the source may have waited for one."""
         results: FrameQueue[Finished] = FrameQueue(reader.policy, partial(self._drop, reader))
         results.tell = partial(self._told.put, results)
         self._queues[results] = taken

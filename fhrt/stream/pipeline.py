@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fhrt.errors import BadInputError, SourceError
 from fhrt.hallucinator import Hallucinator
+from fhrt.ops import stay_alone
 from fhrt.results import Result
 from fhrt.stream.batcher import Batcher
 from fhrt.stream.lane import Lane, Looker
@@ -220,6 +221,7 @@ class Stream:
         self._given_up[name] = line
 
     def _work(self) -> None:
+        stay_alone()
         while not (self._closed or self._ended or self._error):
             self._refresh()
             if (lane := self._turns.take(REFRESH)) is None:
@@ -243,9 +245,9 @@ class Stream:
             for reader in self._readers().values():
                 if reader not in known and not reader.ended:
                     outlets = (self._results, *self._sinks)
-                    parts = (self._hallucinator, self._looker, self._batcher, outlets, self._turns.call)
-                    self._lanes.append(Lane(reader, *parts, **self._options))
-                    self._turns.call(self._lanes[-1])  # what came before it was there told nobody
+                    lane = Lane(reader, self._hallucinator, self._looker, self._batcher, outlets, self._turns.call, **self._options)
+                    self._lanes.append(lane)
+                    self._turns.call(lane)  # what came before it was there told nobody
             self._end_after_all()
 
     def _retire(self, lane: Lane) -> None:

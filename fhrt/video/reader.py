@@ -111,7 +111,7 @@ class Reader:
         self.stop()
 
     def watch(self, tell: Callable[[], None]) -> None:
-        """From now on calls `tell`, from the thread that reads, when there is a frame to take, or no further one will come: see FrameQueue."""
+        """From now on calls `tell` when there is a frame to take, or no further one will come: see FrameQueue."""
         self._queue.tell = tell
 
     @property
