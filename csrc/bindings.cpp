@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <utility>
@@ -26,6 +27,7 @@
 #include "ssim/ssim.h"
 #include "stn_sample/stn_sample.h"
 #include "to_image/to_image.h"
+#include "track_faces/track_faces.h"
 #include "yuv_to_bgr/yuv_to_bgr.h"
 
 namespace py = pybind11;
@@ -417,22 +419,70 @@ void crop_looks(const py::list& crops, int64_t h, int64_t w, py::array& looks) {
   fhrt::crop_looks_cpu(given.data(), target, p);
 }
 
-// before: N of float32 [C, h, w] or None; now, out float32 [N, C, h, w]; maps, weights float32 [N, 2, 3], [N].
-void blend_moved(const py::list& before, const py::array& now, const py::array& maps, const py::array& weights, py::array& out) {
+// before: N of float32 [C, h, w] or None; now, out float32 [N, C, h, w]; Ways [N, 2, 3], float64 and back float32; weights float32 [N].
+void blend_moved(const py::list& before, const py::array& now, const py::array& before_way, const py::array& now_way, const py::array& back,
+                 const py::array& weights, py::array& out) {
   require(now.ndim() == 4 && out.ndim() == 4, "blend_moved: now and out must be [N, C, h, w]");
   const fhrt::BlendMoved p{now.shape(0), now.shape(1), now.shape(2), now.shape(3)};
   require(p.h > 0 && p.w > 0 && std::max(p.h, p.w) <= (1 << 16), "blend_moved: pictures must have from 1 to 65536 rows and columns");
   for (const py::array* each : {&now, static_cast<const py::array*>(&out)})
     require(holds<float>(*each) && contiguous(*each) && has_shape(*each, {p.count, p.channels, p.h, p.w}), "blend_moved: now and out must be contiguous float32");
-  require(holds<float>(maps) && contiguous(maps) && has_shape(maps, {p.count, 2, 3}) && holds<float>(weights) && contiguous(weights) &&
+  require(is_output(before_way, {p.count, 2, 3}) && is_output(now_way, {p.count, 2, 3}), "blend_moved: ways must be contiguous float64 [N, 2, 3]");
+  require(holds<float>(back) && contiguous(back) && has_shape(back, {p.count, 2, 3}) && holds<float>(weights) && contiguous(weights) &&
               has_shape(weights, {p.count}) && static_cast<int64_t>(before.size()) == p.count,
-          "blend_moved: a float32 map and weight for each picture, and its mean before or None");
+          "blend_moved: a float32 way back and weight for each picture, and its mean before or None");
   const auto means = pictures(before, p.channels, p.h, p.w, true, "blend_moved: before must be contiguous float32 [C, h, w], or None");
   require_apart(out, now);
-  const float *newest = data<float>(now), *places = data<float>(maps), *shares = data<float>(weights);
+  const fhrt::Ways ways{data<double>(before_way), data<double>(now_way), data<float>(back)};
+  const float *newest = data<float>(now), *shares = data<float>(weights);
   float* target = mutable_data<float>(out);
   py::gil_scoped_release release;
-  fhrt::blend_moved_cpu(means.data(), newest, places, shares, target, p);
+  fhrt::blend_moved_cpu(means.data(), newest, ways, shares, target, p);
+}
+
+// A tracker that threads may share: they wait for one another without Python's lock.
+struct SharedTracker {
+  fhrt::Tracker tracker;
+  mutable std::mutex mutex;
+
+  SharedTracker(double start_score, double patience) : tracker(start_score, patience) {}
+  explicit SharedTracker(const fhrt::Tracker& other) : tracker(other) {}
+
+  template <typename Work>
+  auto alone(const Work& work) {
+    const py::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(mutex);
+    return work(tracker);
+  }
+};
+
+// detections: None, or x1, y1, x2, y2, score, then x, y of each eye (NaN: not known); frame uint8 [H, W, 3] or None. A tuple per face: id, box,
+// score, eyes float64 [2, 2] or None, whether it was detected.
+py::list track_faces(SharedTracker& shared, double time, const std::optional<std::vector<std::array<double, 9>>>& detections,
+                     const std::optional<py::array>& frame) {
+  require(std::isfinite(time), "a frame's time must be finite seconds");
+  std::vector<fhrt::Detected> found;
+  if (detections) {
+    for (const auto& v : *detections) {
+      require(std::all_of(v.begin(), v.begin() + 5, [](double each) { return std::isfinite(each); }) && v[0] < v[2] && v[1] < v[3],
+              "a detection must have a finite score and box, with x1 < x2 and y1 < y2");
+      found.push_back({{v[0], v[1], v[2], v[3]}, v[4], {v[5], v[6], v[7], v[8]}});
+    }
+  }
+  const fhrt::FramePlane plane = frame ? frame_plane(*frame, 3) : fhrt::FramePlane{};
+  const uint8_t* pixels = frame ? data<uint8_t>(*frame) : nullptr;
+  const auto tracks = shared.alone([&](fhrt::Tracker& tracker) { return tracker.update(time, detections ? &found : nullptr, pixels, plane); });
+  py::list out;
+  for (const auto& [id, face, detected] : tracks) {
+    py::object eyes = py::none();
+    if (!std::isnan(face.eyes[0])) {
+      py::array_t<double> points({2, 2});
+      std::copy(face.eyes.begin(), face.eyes.end(), points.mutable_data());
+      eyes = std::move(points);
+    }
+    out.append(py::make_tuple(id, py::make_tuple(face.box[0], face.box[1], face.box[2], face.box[3]), face.score, eyes, detected));
+  }
+  return out;
 }
 
 }  // namespace
@@ -452,9 +502,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("fuse_crops", &fuse_crops);
   m.def("crop_looks", &crop_looks);
   m.def("blend_moved", &blend_moved);
+  py::class_<SharedTracker>(m, "Tracker")
+      .def(py::init<double, double>())
+      .def("copy", [](SharedTracker& shared) { return std::make_unique<SharedTracker>(shared.alone([](const fhrt::Tracker& each) { return each; })); })
+      .def("ids", [](SharedTracker& shared) { return shared.alone([](const fhrt::Tracker& each) { return each.ids(); }); })
+      .def("update", &track_faces);
   m.def("empty", &empty);
   m.def("isa", &fhrt::isa_name);
   m.def("set_num_threads", &fhrt::set_num_threads);
+  m.def("stay_alone", &fhrt::stay_alone);
   m.def("get_num_threads", &fhrt::get_num_threads);
   bind_cuda(m);
 }

@@ -34,6 +34,7 @@ int default_threads() {
 }
 
 std::atomic<int> wanted{0};
+thread_local bool alone = false;
 
 constexpr int64_t kWorthAThread = 10'000;  // nanoseconds of work for each thread at least
 
@@ -138,9 +139,11 @@ int get_num_threads() {
   return count > 0 ? count : default_threads();
 }
 
+void stay_alone() { alone = true; }
+
 void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
   if (n <= 0) return;
-  const int threads = static_cast<int>(std::clamp<int64_t>(std::min(n, n * cost / kWorthAThread), 1, get_num_threads()));
+  const int threads = alone ? 1 : static_cast<int>(std::clamp<int64_t>(std::min(n, n * cost / kWorthAThread), 1, get_num_threads()));
   std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
   if (threads == 1 || !lock.owns_lock()) {
     body(0, n);

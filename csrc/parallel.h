@@ -9,6 +9,9 @@ namespace fhrt {
 void set_num_threads(int count);
 int get_num_threads();
 
+// From now on parallel_for wakes nobody for the calling thread.
+void stay_alone();
+
 // Calls body(begin, end) on disjoint ranges that cover [0, n). Which thread gets which range does not change what is computed,
 // so results do not depend on the number of threads. `cost`: nanoseconds of one item, roughly; little work is left to the caller alone.
 void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,7 @@ class Hallucinator:
             return np.empty((0, *self.engine.card.output_size, 3), np.uint8)
         rgb = lr if self.color == "rgb" else lr[..., ::-1]
         batch = np.ascontiguousarray(rgb.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1)
-        return _pictures(self.engine.run(batch).sr, self.color)
+        return as_pictures(self.engine.run(batch).sr, self.color)
 
 
 def crop_faces(frame: Frame, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1) -> tuple[Any, NDArray[np.float32]]:
@@ -162,7 +163,7 @@ def assemble(detections: Sequence[Detection], batch: Any, transforms: NDArray[np
 
     Of arrays on a device they hold what fetches theirs, all together, when one is first read.
     """
-    made = (_pictures(batch, color), _pictures(output.sr, color), output.theta, output.heatmaps)
+    made = (as_pictures(batch, color), as_pictures(output.sr, color), output.theta, output.heatmaps)
     if library_of(output.sr) is None:
         return _faces(detections, transforms, *made)
     download = Download(*made)
@@ -184,20 +185,25 @@ def _faces(
     heatmaps: NDArray[np.float32] | None,
 ) -> list[Face]:
     to_frame = face_transform(transforms, theta, lr.shape[1:3], sr.shape[1:3])
+    return make_faces(detections, lr, sr, to_frame, heatmaps)
+
+
+def make_faces(
+    detections: Sequence[Detection],
+    lr: NDArray[np.uint8],
+    sr: NDArray[np.uint8],
+    transforms: NDArray[np.float32],
+    heatmaps: NDArray[np.float32] | None,
+) -> list[Face]:
+    """Faces of arrays with a row for each; transforms `[N, 2, 3]`: SR pixels to the frame's."""
+    maps = repeat(None) if heatmaps is None else heatmaps
     return [
-        Face(
-            box=detection.box,
-            score=detection.score,
-            lr=lr[index],
-            sr=sr[index],
-            transform=to_frame[index],
-            heatmaps=None if heatmaps is None else heatmaps[index],
-        )
-        for index, detection in enumerate(detections)
+        Face(detection.box, detection.score, small, large, transform, heatmaps=heat)
+        for detection, small, large, transform, heat in zip(detections, lr, sr, transforms, maps, strict=False)
     ]
 
 
-def _pictures(tensor: Any, color: Color) -> Any:
+def as_pictures(tensor: Any, color: Color) -> Any:
     """Network tensor RGB `[N, 3, h, w]` in [-1, 1] to uint8 `[N, h, w, 3]` in the channel order `color`, where the tensor is."""
     if color == "bgr" and library_of(tensor) is None:
         return to_image(tensor[:, ::-1])  # read backwards, copied once

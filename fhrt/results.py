@@ -49,14 +49,13 @@ class Later(Generic[T]):
             if not self._default:
                 raise AttributeError("a field without a default")
             return self._default[0]
-        value = getattr(holder, self._name)
+        value = holder.__dict__[self._name]
         if callable(value):
-            value = value()
-            setattr(holder, self._name, value)
+            value = holder.__dict__[self._name] = value()
         return value
 
     def __set__(self, holder: Any, value: T | Callable[[], T]) -> None:
-        setattr(holder, self._name, value)
+        holder.__dict__[self._name] = value
 
 
 @dataclass

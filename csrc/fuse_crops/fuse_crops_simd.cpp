@@ -34,44 +34,63 @@ FHRT_INLINE void cubic(float t, float* weights) {
   weights[3] = 1 - weights[0] - weights[1] - weights[2];
 }
 
-// What pixel k of `count` along an axis is made of, at zoom * (k - middle) + shift from the middle: four pixels and their weights.
-FHRT_INLINE void taps_of(double zoom, double shift, int64_t count, int64_t k, int* pixels, float* weights) {
+constexpr int64_t kBeyond = 4;  // pixels at both ends of a row that repeat its last: no tap lies further out
+
+// What pixel k of `count` along an axis is made of, at zoom * (k - middle) + shift from the middle: four pixels from the one on that is
+// returned, at least 1 - kBeyond, and their weights.
+FHRT_INLINE int64_t taps_of(double zoom, double shift, int64_t count, int64_t k, float* weights) {
   const double middle = static_cast<double>(count - 1) / 2, low = -2, high = static_cast<double>(count + 1);
   double at = zoom * (static_cast<double>(k) - middle) + shift + middle;
   at = at > low ? (at < high ? at : high) : low;
   const double floor = __builtin_floor(at);
   cubic(static_cast<float>(at - floor), weights);
-  for (int tap = 0; tap < 4; ++tap) {
-    const int64_t pixel = static_cast<int64_t>(floor) - 1 + tap;
-    pixels[tap] = static_cast<int>(pixel > 0 ? (pixel < count - 1 ? pixel : count - 1) : 0);
-  }
+  return static_cast<int64_t>(floor) - 1;
 }
 
-// out += weight * what a plane [h, w] shows at a place. scratch: 9 * w floats.
-void add_moved(const float* plane, const Place& place, float weight, float* out, const Crops& p, float* scratch) {
-  const int64_t stride = p.w;
-  float *row = scratch, *across = scratch + stride;
-  int* columns = reinterpret_cast<int*>(scratch + 5 * stride);
+// out += weight * what `count` planes [h, w] show at a place. scratch: 9 * w + 9 floats.
+void add_moved(const float* planes, int64_t count, const Place& place, float weight, float* out, const Crops& p, float* scratch) {
+  constexpr int L = 8;
+  const int64_t w = p.w, pixels = p.h * w;
+  float *row = scratch + kBeyond, *across = row + w + kBeyond;
+  int* first = reinterpret_cast<int*>(across + 4 * w);
   const double zoom = __builtin_exp(place.growth);
-  for (int64_t j = 0; j < p.w; ++j) {
-    int pixels[4];
+  for (int64_t j = 0; j < w; ++j) {
     float weights[4];
-    taps_of(zoom, place.x, p.w, j, pixels, weights);
-    for (int tap = 0; tap < 4; ++tap) columns[tap * stride + j] = pixels[tap], across[tap * stride + j] = weights[tap];
+    first[j] = static_cast<int>(taps_of(zoom, place.x, w, j, weights));
+    for (int tap = 0; tap < 4; ++tap) across[tap * w + j] = weights[tap];
   }
   for (int64_t i = 0; i < p.h; ++i) {
-    int rows[4];
     float down[4];
-    taps_of(zoom, place.y, p.h, i, rows, down);
-    for (int64_t j = 0; j < p.w; ++j) {
-      float sum = 0;
-      for (int tap = 0; tap < 4; ++tap) sum += weight * down[tap] * plane[rows[tap] * p.w + j];
-      row[j] = sum;
+    const float* rows[4];
+    const int64_t top = taps_of(zoom, place.y, p.h, i, down);
+    for (int64_t tap = 0; tap < 4; ++tap) {
+      const int64_t line = top + tap;
+      rows[tap] = planes + (line > 0 ? (line < p.h - 1 ? line : p.h - 1) : 0) * w;
+      down[tap] *= weight;
     }
-    for (int64_t j = 0; j < p.w; ++j) {
-      float sum = 0;
-      for (int tap = 0; tap < 4; ++tap) sum += across[tap * stride + j] * row[columns[tap * stride + j]];
-      out[i * p.w + j] += sum;
+    for (int64_t plane = 0; plane < count; ++plane) {
+      for (int64_t j = 0; j < w; ++j) {
+        float sum = 0;
+        for (int tap = 0; tap < 4; ++tap) sum += down[tap] * rows[tap][plane * pixels + j];
+        row[j] = sum;
+      }
+      for (int64_t k = 1; k <= kBeyond; ++k) row[-k] = row[0], row[w - 1 + k] = row[w - 1];
+      float* target = out + plane * pixels + i * w;
+      for (int64_t j = 0; j < w;) {
+        // Where the scale is nearly 1, most pixels that lie side by side are made of pixels that do. At either end, where positions are
+        // held, the last of them alone would not tell.
+        const bool together = j + L <= w && first[j + L - 1] - first[j] == L - 1 && first[j] > 1 - kBeyond && first[j + L - 1] < w;
+        if (together) {
+          Floats<L> sum = {};
+          for (int tap = 0; tap < 4; ++tap) sum += load<L>(across + tap * w + j) * load<L>(row + first[j] + tap);
+          store<L>(target + j, load<L>(target + j) + sum);
+          j += L;
+        } else {
+          float sum = 0;
+          for (int tap = 0; tap < 4; ++tap) sum += across[tap * w + j] * row[first[j] + tap];
+          target[j++] += sum;
+        }
+      }
     }
   }
 }
@@ -162,7 +181,7 @@ bool register_crop(const float* reference, const float* crop, Place& place, cons
   double solution[5];
   for (int step = 0; step < kSteps; ++step) {
     for (int64_t k = 0; k < pixels; ++k) shown[k] = 0;
-    add_moved(seen, found, 1, shown, p, more);
+    add_moved(seen, 1, found, 1, shown, p, more);
     double projected[5];
     for (int k = 0; k < 5; ++k) projected[k] = dot(weighted[k], shown, size);
     for (int r = 0; r < 5; ++r) {
@@ -204,7 +223,7 @@ void average_crops(const float* const* crops, const double* places, const double
     if (place.growth == 0 && place.x == 0 && place.y == 0) {
       for (int64_t k = 0; k < 3 * pixels; ++k) mean[k] += weight * crops[n][k];
     } else {
-      for (int c = 0; c < 3; ++c) add_moved(crops[n] + c * pixels, place, weight, mean + c * pixels, p, scratch);
+      add_moved(crops[n], 3, place, weight, mean, p, scratch);
     }
   }
   for (int c = 0; c < 3; ++c) halve(mean + c * pixels, half + c * pixels / 4, p);

@@ -8,8 +8,8 @@ namespace fhrt {
 // Of a plane in whole vectors.
 constexpr int64_t plane_floats(const Crops& p) { return (p.h * p.w + 15) / 16 * 16; }
 
-// Floats that one face takes, aligned to 64 bytes.
-constexpr int64_t fuse_scratch(const Crops& p) { return 12 * plane_floats(p) + 9 * p.w + p.h; }
+// Floats that one face takes, aligned to 64 bytes; after its planes the axes' weights, or a row with its ends repeated, and taps.
+constexpr int64_t fuse_scratch(const Crops& p) { return 12 * plane_floats(p) + 9 * p.w + p.h + 16; }
 
 // register_crop: whether the reference is found in the crop, and where. average_crops: of those with a weight.
 FHRT_EACH_ISA(bool register_crop(const float* reference, const float* crop, Place& place, const Crops& p, float* scratch);

@@ -6,7 +6,8 @@ Boxes and eye points have (0, 0) at the outer corner of the first pixel; transfo
 from __future__ import annotations
 
 from functools import lru_cache
-from math import hypot, isnan
+from itertools import repeat
+from math import hypot, isnan, nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ UNMOVED = np.eye(2, 3)
 
 # The canonical square of side w: eyes 0.36 w apart, mid-point at (0.5 w, 0.42 w).
 EYE_DISTANCE = 0.36
-EYES_IN_SQUARE = np.array([0.5, 0.42])
+EYES_IN_SQUARE = (0.5, 0.42)
 
 # From a tight face box to that square: medians over 162 hand-drawn boxes of crowd photographs whose square is known
 # from the Haar detector (see detect.py). The square's side is 1.10 times the root of the box's area (standard deviation
@@ -26,7 +27,7 @@ EYES_IN_SQUARE = np.array([0.5, 0.42])
 # width (0.11) and 0.38 of its height (0.07). 68-point landmarks give about the same: cheek to cheek is 0.76 of the
 # square's side, so with the boxes' usual shape (height 1.26 of the width) the factor is 1.17.
 SIDE_PER_BOX = 1.10
-EYES_IN_BOX = np.array([0.5, 0.38])
+EYES_IN_BOX = (0.5, 0.38)
 
 # Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the
 # square.
@@ -44,26 +45,23 @@ def crop_transforms(boxes: Floats, size: tuple[int, int], *, eyes: Floats | None
     turned so that they are level, and lies by them. Its size is the box's all the same: a head turned to the side brings the eyes
     together. `margin`: side of the crop in canonical squares, about the same centre (see `CROP_MARGIN`).
     """
-    low, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    side = SIDE_PER_BOX * np.sqrt(extent[:, 0] * extent[:, 1])
-    middle, cos, sin = low + EYES_IN_BOX * extent, np.ones_like(side), np.zeros_like(side)
-    for n, ((x1, y1), (x2, y2)) in enumerate([] if eyes is None else eyes.tolist()):
-        if isnan(x1):
-            continue
-        middle[n] = (x1 + x2) / 2, (y1 + y2) / 2
-        if length := hypot(x2 - x1, y2 - y1):
-            cos[n], sin[n] = (x2 - x1) / length, (y2 - y1) / length
-    # Where the crop's first pixel lies from the eyes' mid-point, in canonical squares before the turn.
     height, width = size
-    x, y = (0.5 - EYES_IN_SQUARE) - margin * (0.5 - 0.5 / np.array([width, height]))
-    transforms = np.empty((len(boxes), 2, 3), np.float32)
-    cos *= side
-    sin *= side
-    transforms[:, 0, 0], transforms[:, 0, 1] = cos * (margin / width), sin * (-margin / height)
-    transforms[:, 1, 0], transforms[:, 1, 1] = sin * (margin / width), cos * (margin / height)
-    transforms[:, 0, 2] = middle[:, 0] + cos * x - sin * y - 0.5
-    transforms[:, 1, 2] = middle[:, 1] + sin * x + cos * y - 0.5
-    return transforms
+    # Where the crop's first pixel lies from the eyes' mid-point, in canonical squares before the turn.
+    x, y = (0.5 - eye - margin * (0.5 - 0.5 / side) for eye, side in zip(EYES_IN_SQUARE, (width, height), strict=True))
+    pairs = repeat(None) if eyes is None else eyes.tolist()
+    rows: list[float] = []
+    for (left, top, right, bottom), pair in zip(boxes.tolist(), pairs, strict=False):  # a face at a time: most frames have few
+        w, h = right - left, bottom - top
+        side = SIDE_PER_BOX * (sqrt(w * h) if w * h >= 0 else nan)
+        middle_x, middle_y, cos, sin = left + EYES_IN_BOX[0] * w, top + EYES_IN_BOX[1] * h, side, 0.0
+        if pair is not None and not isnan(pair[0][0]):
+            (x1, y1), (x2, y2) = pair
+            middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2
+            if length := hypot(x2 - x1, y2 - y1):
+                cos, sin = (x2 - x1) / length * side, (y2 - y1) / length * side
+        rows += cos * (margin / width), sin * (-margin / height), middle_x + cos * x - sin * y - 0.5
+        rows += sin * (margin / width), cos * (margin / height), middle_y + sin * x + cos * y - 0.5
+    return np.array(rows, np.float32).reshape(-1, 2, 3)
 
 
 def crop_transform(
@@ -79,9 +77,13 @@ def face_transform(crop: Floats, theta: Floats | None, lr_size: tuple[int, int],
     `crop` `[..., 2, 3]`: LR pixels to frame pixels. `theta` `[..., 2, 3]`: what the network's spatial transformer did, from the
     upright output to its input in normalised coordinates (align_corners=False); None: nothing. Sizes are (height, width).
     """
+    return compose(crop, lr_transform(theta, lr_size, sr_size)).astype(np.float32)
+
+
+def lr_transform(theta: Floats | None, lr_size: tuple[int, int], sr_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Transforms `[..., 2, 3]` from SR pixels to LR pixels: see `face_transform`."""
     to_normalised, to_lr = _grids(lr_size, sr_size)
-    warp = to_normalised if theta is None else compose(theta, to_normalised)
-    return compose(crop, compose(to_lr, warp)).astype(np.float32)
+    return compose(to_lr, to_normalised if theta is None else compose(theta, to_normalised))
 
 
 def compose(outer: Floats, inner: Floats) -> NDArray[np.float64]:
@@ -89,13 +91,6 @@ def compose(outer: Floats, inner: Floats) -> NDArray[np.float64]:
     both = np.asarray(outer[..., :2] @ inner, np.float64)
     both[..., 2] += outer[..., 2]
     return both
-
-
-def inverse(maps: Floats) -> NDArray[np.float64]:
-    """The affine maps `[..., 2, 3]` that lead back."""
-    a, b, x, c, d, y = np.moveaxis(np.asarray(maps, np.float64).reshape(*maps.shape[:-2], 6), -1, 0)
-    back = np.stack([d, -b, b * y - d * x, -c, a, c * x - a * y], -1) / (a * d - b * c)[..., None]
-    return np.asarray(back.reshape(maps.shape))
 
 
 @lru_cache(maxsize=8)

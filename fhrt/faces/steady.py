@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fhrt import _C
 from fhrt.errors import BadInputError
-from fhrt.faces.align import UNMOVED, Floats, compose, inverse
+from fhrt.faces.align import UNMOVED, Floats
 
 Faces = NDArray[np.float32]
 FLOAT32 = np.dtype(np.float32)
@@ -23,7 +23,7 @@ FLOAT32 = np.dtype(np.float32)
 @dataclass
 class _Shown:
     face: Faces  # [C, H, W]
-    from_lr: NDArray[np.float64]  # [2, 3], pixels of its LR face to its own
+    to_lr: NDArray[np.float64]  # [2, 3], its pixels to its LR face's
     count: int  # faces in it
 
 
@@ -44,17 +44,17 @@ class Steadying:
             raise BadInputError("each SR face needs a track, the way to its LR face, and from there to the one before")
         if self.k == 1:
             return sr
-        known = [None if new else self._tracks.get(track_id) for track_id, new in zip(track_ids, np.isnan(back[:, 0, 0]), strict=True)]
+        fresh = np.isnan(back[:, 0, 0]).tolist()
+        known = [None if new else self._tracks.get(track_id) for track_id, new in zip(track_ids, fresh, strict=True)]
         last = [None if one is None or one.face.shape != sr.shape[1:] else one for one in known]
         counts = [1 if one is None else min(one.count + 1, self.k) for one in last]
-        lr_to_sr = np.array([UNMOVED if one is None else one.from_lr for one in last])
-        maps = compose(lr_to_sr, compose(back, to_lr)).astype(np.float32)  # of those that begin anew nobody looks at it
+        before, now = np.array([UNMOVED if one is None else one.to_lr for one in last]), np.empty(back.shape)
+        now[:] = to_lr
+        weights = np.array([1 / count for count in counts], np.float32)
         means: Faces = _C.empty(sr.shape, FLOAT32)
-        weights = (1 / np.array(counts)).astype(np.float32)
-        _C.blend_moved([None if one is None else one.face for one in last], np.ascontiguousarray(sr, np.float32), maps, weights, means)
-        from_lr = np.broadcast_to(inverse(to_lr), back.shape)
-        for track_id, *shown in zip(track_ids, means, from_lr, counts, strict=True):
-            self._tracks[track_id] = _Shown(*shown)
+        faces = [None if one is None else one.face for one in last]
+        _C.blend_moved(faces, np.ascontiguousarray(sr, np.float32), before, now, np.ascontiguousarray(back, np.float32), weights, means)
+        self._tracks.update(zip(track_ids, map(_Shown, means, now, counts), strict=True))
         return means
 
     def keep(self, track_ids: Iterable[int]) -> None:

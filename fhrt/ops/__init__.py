@@ -5,7 +5,7 @@ from fhrt.ops.nv12 import Nv12
 from fhrt.ops.pixel_shuffle import pixel_shuffle, pixel_shuffle_out
 from fhrt.ops.ssim import ssim, ssim_out
 from fhrt.ops.stn_sample import stn_sample, stn_sample_out
-from fhrt.ops.threads import get_num_threads, set_num_threads
+from fhrt.ops.threads import get_num_threads, set_num_threads, stay_alone
 from fhrt.ops.to_image import to_image, to_image_out
 from fhrt.ops.yuv import yuv_to_bgr
 
@@ -19,6 +19,7 @@ __all__ = [
     "set_num_threads",
     "ssim",
     "ssim_out",
+    "stay_alone",
     "stn_sample",
     "stn_sample_out",
     "to_image",

@@ -13,6 +13,11 @@ def set_num_threads(count: int) -> None:
     _C.set_num_threads(count)
 
 
+def stay_alone() -> None:
+    """From now on native CPU ops that the calling thread runs wake no others: for one of several threads that share the cores."""
+    _C.stay_alone()
+
+
 def get_num_threads() -> int:
     """Threads that the native CPU ops use."""
     return int(_C.get_num_threads())

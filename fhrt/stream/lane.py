@@ -6,16 +6,19 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 
-from fhrt.faces.align import UNMOVED, face_transform
+import numpy as np
+
+from fhrt.faces.align import compose, lr_transform
 from fhrt.faces.detect import Detection, Detector
 from fhrt.faces.fuse import Fused, Fusion, crop_quality
 from fhrt.faces.inputs import swap_channels
 from fhrt.faces.steady import Steadying
 from fhrt.faces.track import Track, Tracker
-from fhrt.hallucinator import Hallucinator, assemble, crop_faces
+from fhrt.hallucinator import Hallucinator, as_pictures, crop_faces, make_faces
 from fhrt.results import Face, Result
 from fhrt.stream.batcher import Batcher, Job
 from fhrt.stream.outlet import Finished, Outlet
@@ -24,14 +27,16 @@ from fhrt.video.policy import AHEAD
 
 DEPTH = 2  # frames of a source between tracker and result: one in the network, one that is ready for it
 REPLAYED = 8  # frames kept while the detector looks at an older one; when there are more, every second goes
+WITH_FACES = ("track", "crop", "batch", "model", "assemble")  # stages that are recorded of a frame with faces
 
 
 @dataclass
 class Look:
-    """A frame that the detector looks at, the tracker as it was before it, and the frames that came since."""
+    """A frame that the detector looks at, the tracker as it was before it, and the frames that came since. done: called when it has."""
 
     frame: Frame
     tracker: Tracker
+    done: Callable[[], None] = lambda: None
     since: list[Frame] = field(default_factory=list)
     detections: list[Detection] | None = None
     """None until it has looked."""
@@ -53,11 +58,11 @@ class Look:
 class Looker:
     """The detector, in a thread of its own, for one frame after the other. A source has one that waits at most, so none is passed over.
 
-    done: called after each. failed: called with what the detector raised; the looker has ended then.
+    failed: called with what the detector raised; the looker has ended then.
     """
 
-    def __init__(self, detector: Detector, done: Callable[[], None], failed: Callable[[Exception], None]) -> None:
-        self._detector, self._done, self._failed = detector, done, failed
+    def __init__(self, detector: Detector, failed: Callable[[Exception], None]) -> None:
+        self._detector, self._failed = detector, failed
         self._looks: queue.SimpleQueue[Look | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self.thread = threading.Thread(target=self._work, name="fhrt-detect", daemon=True)
@@ -80,7 +85,7 @@ class Looker:
                 return
             look.took = perf_counter() - start
             look.detections = detections
-            self._done()
+            look.done()
 
 
 @dataclass
@@ -108,7 +113,8 @@ class Lane:
     Under ``all`` a frame waits for the detector, so that the same video gives the same results. Under the other policies none does: what
     the detector says of a frame is played through the frames since, of which the tracker has followed the known faces meanwhile.
 
-    `advance` is for one thread at a time, whichever it is; `ready` says whether it is worth calling.
+    `advance` is for one thread at a time, whichever it is; `ready` says whether it is worth calling. call: called with the lane when that
+    may have changed.
     """
 
     def __init__(
@@ -118,14 +124,17 @@ class Lane:
         looker: Looker,
         batcher: Batcher,
         outlets: Sequence[Outlet],
+        call: Callable[[Lane], None],
         *,
         detect_every: int,
         fuse: int,
     ) -> None:
         self.reader = reader
-        self.busy = False  # for whoever shares the lane among threads
+        self.busy = False  # this, and the next, for `Turns`
+        self.line: deque[Lane] | None = None
         self._hallucinator, self._looker, self._batcher = hallucinator, looker, batcher
-        self._queues = [outlet.queue(reader) for outlet in outlets]
+        self._call = partial(call, self)
+        self._closed = False
         self._detect_every = detect_every
         self._patient = reader.policy.name == "all"
         self._tracker, self._fusion, self._steadying = Tracker(), Fusion(fuse), Steadying(fuse)
@@ -133,6 +142,8 @@ class Lane:
         self._unlooked = detect_every  # frames since the last one that the detector got
         self._held: Frame | None = None  # under `all`, the one that the detector looks at
         self._steps: deque[_Step] = deque()
+        self._queues = [outlet.queue(reader, self._call) for outlet in outlets]
+        reader.watch(self._call)
 
     @property
     def finishing(self) -> bool:
@@ -141,10 +152,10 @@ class Lane:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to do."""
-        if self._held is not None:
-            return self.finishing or self._looked
-        return self.finishing or (self.reader.waiting > 0 and self._room)
+        """Whether there is something to do, if only to close it."""
+        if self.finishing or self.ended:
+            return not self._closed
+        return self._looked if self._held is not None else self.reader.waiting > 0 and self._room
 
     @property
     def ended(self) -> bool:
@@ -153,6 +164,7 @@ class Lane:
 
     def close(self) -> None:
         """After its end: those who use its results need not wait for more."""
+        self._closed = True
         for queue_ in self._queues:
             queue_.close()
 
@@ -189,7 +201,7 @@ class Lane:
         self._unlooked += 1
         if self._look is None and self._unlooked >= self._detect_every:
             self._unlooked = 0
-            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy())
+            self._look = Look(frame, self._tracker if self._patient else self._tracker.copy(), self._call)
             self._looker.submit(self._look)
             if self._patient:
                 self._held = frame
@@ -216,7 +228,7 @@ class Lane:
             self._crop(step)
         seconds |= {"track": tracked - begun, "crop": perf_counter() - tracked}
         if step.fused is not None:
-            step.job = self._batcher.submit(frame.source, step.fused.lr)
+            step.job = self._batcher.submit(frame.source, step.fused.lr, self._call)
         self._steps.append(step)
 
     def _crop(self, step: _Step) -> None:
@@ -232,15 +244,16 @@ class Lane:
         self._steadying.keep(step.track_ids)
         if step.job is not None and step.job.output is not None and step.fused is not None:
             output, fused = step.job.output, step.fused
-            to_lr = face_transform(UNMOVED, output.theta, fused.lr.shape[2:], output.sr.shape[2:])
+            to_lr = lr_transform(output.theta, fused.lr.shape[2:], output.sr.shape[2:])
             sr = self._steadying.update([track.track_id for track in step.tracks], output.sr, to_lr, fused.back)
-            faces = assemble([track.detection for track in step.tracks], fused.lr, fused.transforms, replace(output, sr=sr), color)
+            to_frame = compose(fused.transforms, to_lr).astype(np.float32)
+            pictures = as_pictures(fused.lr, color), as_pictures(sr, color)
+            faces = make_faces([track.detection for track in step.tracks], *pictures, to_frame, output.heatmaps)
             for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
                 face.track_id, face.quality = track.track_id, quality
             step.seconds |= {"batch": step.job.waited, "model": step.job.took}
         step.seconds["assemble"] = perf_counter() - begun
-        for stage in ("track", "crop", "batch", "model", "assemble") if faces else ("track",):
-            self.reader.health.record(stage, step.seconds[stage])
+        self.reader.health.record_all({stage: step.seconds[stage] for stage in (WITH_FACES if faces else ("track",))})
         timings = {stage: 1000 * seconds for stage, seconds in (step.seconds | {"total": perf_counter() - step.started}).items()}
         picture = frame.image if color == "bgr" else swap_channels(frame.image)
         result = Result(picture, faces, timings, color, step.skipped, frame.source, frame.number, frame.time, step.track_ids)

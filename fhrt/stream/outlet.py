@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,9 @@ class Finished:
 
     def used(self) -> Result:
         """The result, with its latency as of now."""
-        return replace(self.result, latency=self.age())
+        result = copy(self.result)  # others use it too
+        result.latency = self.age()
+        return result
 
 
 @dataclass(frozen=True)
@@ -58,54 +62,47 @@ class SinkSnapshot:
 class Outlet:
     """Results for one user of them: a queue per source, each under its source's policy, and served in turn.
 
-    What it takes too late its source counts as ``unread``. taken: called when a result was taken whose source waits for that.
+    What it takes too late its source counts as ``unread``.
     """
 
-    def __init__(self, taken: Callable[[], None]) -> None:
-        self._taken = taken
-        self._changed = threading.Condition()
-        self._queues: deque[FrameQueue[Finished]] = deque()
+    def __init__(self) -> None:
+        self._queues: dict[FrameQueue[Finished], Callable[[], None]] = {}
+        self._told: queue.SimpleQueue[FrameQueue[Finished] | None] = queue.SimpleQueue()  # those with a result, or at their end
         self._closed = False
 
-    def queue(self, reader: Reader) -> FrameQueue[Finished]:
-        """A queue for the results of one more source; who fills it closes it."""
-        with self._changed:
-            queue: FrameQueue[Finished] = FrameQueue(reader.policy, partial(self._drop, reader), self._changed)
-            self._queues.append(queue)
-            return queue
+    def queue(self, reader: Reader, taken: Callable[[], None]) -> FrameQueue[Finished]:
+        """A queue for the results of one more source; who fills it closes it. taken: called when the source may have waited for one."""
+        results: FrameQueue[Finished] = FrameQueue(reader.policy, partial(self._drop, reader))
+        results.tell = partial(self._told.put, results)
+        self._queues[results] = taken
+        return results
 
     def take(self) -> Finished | None:
         """The next result; None when no more will come."""
-        with self._changed:
-            while (found := self._next()) is None:
-                if self._closed and not self._queues:
-                    return None
-                self._changed.wait()
-        finished, waited_for = found
-        if waited_for:
-            self._taken()
-        return finished
+        while self._queues or not self._closed:
+            results = self._told.get()
+            taken = None if results is None else self._queues.get(results)
+            if results is None or taken is None:
+                continue
+            finished = results.take(0)
+            if results.ended:
+                self._queues.pop(results, None)
+            if finished is not None:
+                if results.policy.name == "all":
+                    taken()
+                return finished
+        self._told.put(None)  # for others who take
+        return None
 
     def close(self, *, discard: bool = False) -> None:
         """No further source comes. discard: nor does what waits."""
-        with self._changed:
-            self._closed = True
-            if discard:
-                self._queues.clear()
-            self._changed.notify_all()
+        self._closed = True
+        if discard:
+            self._queues.clear()
+        self._told.put(None)
 
     def _drop(self, reader: Reader, cause: str) -> None:
         reader.health.drop("unread")
-
-    def _next(self) -> tuple[Finished, bool] | None:
-        for _ in range(len(self._queues)):
-            queue = self._queues.popleft()
-            finished = queue.take(0) if len(queue) else None
-            if not queue.ended:
-                self._queues.append(queue)
-            if finished is not None:
-                return finished, queue.policy.name == "all"
-        return None
 
 
 class SinkThread(Outlet):
@@ -114,8 +111,8 @@ class SinkThread(Outlet):
     It goes by the sink's ``name``, or its class's; others: names that are taken.
     """
 
-    def __init__(self, sink: Sink, taken: Callable[[], None], others: Iterable[str] = ()) -> None:
-        super().__init__(taken)
+    def __init__(self, sink: Sink, others: Iterable[str] = ()) -> None:
+        super().__init__()
         name, number = redact(getattr(sink, "name", None) or type(sink).__name__), 2
         self.name = name
         while self.name in others:
@@ -124,11 +121,12 @@ class SinkThread(Outlet):
         self.drops: Counter[tuple[str, str]] = Counter()
         self.problem = ""
         self._sink = sink
+        self._lock = threading.Lock()
         self._age, self._writing = Window(), Window()
         self.thread = threading.Thread(target=self._run, name=f"fhrt-sink-{self.name}", daemon=True)
 
     def snapshot(self) -> SinkSnapshot:
-        with self._changed:
+        with self._lock:
             ages, writing = self._age.percentiles(), self._writing.percentiles()
             return SinkSnapshot(self.name, self.results, dict(self.drops), ages, writing, self.problem)
 
@@ -148,12 +146,12 @@ class SinkThread(Outlet):
         try:
             self._sink.write(result)
         except Exception as error:  # whatever it is: the others go on
-            with self._changed:
+            with self._lock:
                 self.drops[result.source, "failed"] += 1
             self._note(error)
             return
         now = time.monotonic()
-        with self._changed:
+        with self._lock:
             self.results += 1
             self._age.add(now, start - finished.arrival)
             self._writing.add(now, now - start)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from fhrt.errors import BadInputError, SourceError
 from fhrt.hallucinator import Hallucinator
+from fhrt.ops import stay_alone
 from fhrt.results import Result
 from fhrt.stream.batcher import Batcher
 from fhrt.stream.lane import Lane, Looker
 from fhrt.stream.outlet import Outlet, SinkSnapshot, SinkThread
+from fhrt.stream.turns import Turns
 from fhrt.video import Cameras, Reader, Snapshot, find_sources, redact
 from fhrt.video.reader import stop_all
 
@@ -63,24 +65,25 @@ class Stream:
             raise BadInputError(f"fuse must be a whole number from 1 on, not {fuse!r}")
         if not 0 <= max_wait <= 1:
             raise BadInputError(f"max_wait must be from 0 to 1 second, not {max_wait}")
-        self._changed = threading.Condition()
         self._cameras: Cameras | None = None
         self._fixed: dict[str, Reader] = {}
         if path := camera_list(sources):
             if policy is not None:
                 raise BadInputError(f"{path} says each camera's policy itself; leave policy out")
-            self._cameras = Cameras(path, changed=self._changed)
+            self._cameras = Cameras(path)
         else:
-            self._fixed = {one.name: Reader(one, policy=policy, changed=self._changed) for one in find_sources(sources)}
+            self._fixed = {one.name: Reader(one, policy=policy) for one in find_sources(sources)}
         self._hallucinator = hallucinator
         self._options = {"detect_every": detect_every, "fuse": fuse}
-        self._looker = Looker(hallucinator.detector, self._wake, self._fail)
-        self._batcher = Batcher(hallucinator.engine.run, self._wake, self._fail, max_wait=max_wait, coming=self._coming)
-        self._results = Outlet(self._wake)
+        self._turns = Turns()
+        self._looker = Looker(hallucinator.detector, self._fail)
+        self._batcher = Batcher(hallucinator.engine.run, self._fail, max_wait=max_wait, coming=lambda: self._turns.busy > 1)
+        self._results = Outlet()
         self._sinks: list[SinkThread] = []
         for sink in sinks:
-            self._sinks.append(SinkThread(sink, self._wake, [one.name for one in self._sinks]))
-        self._lanes: list[Lane] = []  # the one first that began a frame longest ago
+            self._sinks.append(SinkThread(sink, [one.name for one in self._sinks]))
+        self._lanes: list[Lane] = []
+        self._listing = threading.Lock()  # of those
         self._refreshed = -REFRESH
         workers = [threading.Thread(target=self._work, name="fhrt-worker", daemon=True) for _ in range(_workers())]
         self._threads = [self._looker.thread, self._batcher.thread, *workers]
@@ -114,7 +117,7 @@ class Stream:
             return
         self._closed = True
         until = time.monotonic() + STOP
-        self._wake()
+        self._turns.wake()
         self._looker.close()
         self._batcher.close()
         self._results.close(discard=True)
@@ -202,20 +205,12 @@ class Stream:
     def _readers(self) -> dict[str, Reader]:
         return self._fixed if self._cameras is None else self._cameras.readers
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def _coming(self) -> bool:
-        """Whether a worker is with some frame, whose faces might share the next batch."""
-        return any(lane.busy for lane in self._lanes)
-
     def _fail(self, error: Exception) -> None:
         """The stream cannot go on."""
         _log.error("the stream ends: %s", redact(error))
         self._error = self._error or error
         self._results.close(discard=True)
-        self._wake()
+        self._turns.wake()
 
     def _give_up(self, reader: Reader, error: Exception) -> None:
         """A frame is lost to an error, which is logged where it is new."""
@@ -226,72 +221,49 @@ class Stream:
         self._given_up[name] = line
 
     def _work(self) -> None:
-        while (lane := self._next()) is not None:
+        stay_alone()
+        while not (self._closed or self._ended or self._error):
+            self._refresh()
+            if (lane := self._turns.take(REFRESH)) is None:
+                continue
             try:
                 lane.advance()
             except Exception as error:  # whatever it is: it was that source's frame, and the others go on
                 self._give_up(lane.reader, error)
             finally:
-                with self._changed:  # nobody need be told: whoever is through looks for more himself
-                    lane.busy = False
+                if lane.ended:
                     self._retire(lane)
-
-    def _next(self) -> Lane | None:
-        """Waits for a lane with work and marks it busy; None at the end. New frames are begun in turn."""
-        with self._changed:
-            while not self._closed and self._error is None:
-                self._refresh()
-                if lane := self._waiting():
-                    lane.busy = True
-                    return lane
-                if not self._lanes and self._all_ended():
-                    self._end()
-                    return None
-                self._changed.wait(REFRESH)
-            return None
-
-    def _waiting(self) -> Lane | None:
-        """A lane with work that nobody is at."""
-        ready = None
-        for lane in self._lanes:
-            if lane.busy:
-                continue
-            if lane.finishing:  # what is begun is finished first: where there is too much to do, frames are fewer, but no older
-                return lane
-            if ready is None and lane.ready:
-                ready = lane
-        if ready is not None:
-            self._lanes.remove(ready)
-            self._lanes.append(ready)
-        return ready
+                self._turns.leave(lane)
 
     def _refresh(self) -> None:
         """Now and then keeps the lanes to the sources that there are."""
         if time.monotonic() - self._refreshed < REFRESH:
             return
-        self._refreshed = time.monotonic()
-        for lane in list(self._lanes):
-            self._retire(lane)
-        known = {lane.reader for lane in self._lanes}
-        for reader in self._readers().values():
-            if reader not in known and not reader.ended:
-                outlets = (self._results, *self._sinks)
-                self._lanes.append(Lane(reader, self._hallucinator, self._looker, self._batcher, outlets, **self._options))
-
-    def _all_ended(self) -> bool:
-        readers = self._readers().values()
-        return bool(readers) and all(reader.ended for reader in readers)  # cameras may yet be added to an empty list
+        with self._listing:
+            self._refreshed = time.monotonic()
+            known = {lane.reader for lane in self._lanes}
+            for reader in self._readers().values():
+                if reader not in known and not reader.ended:
+                    outlets = (self._results, *self._sinks)
+                    lane = Lane(reader, self._hallucinator, self._looker, self._batcher, outlets, self._turns.call, **self._options)
+                    self._lanes.append(lane)
+                    self._turns.call(lane)  # what came before it was there told nobody
+            self._end_after_all()
 
     def _retire(self, lane: Lane) -> None:
-        if not lane.busy and lane.ended and lane in self._lanes:
-            self._lanes.remove(lane)
+        with self._listing:
             lane.close()
+            self._lanes.remove(lane)
+            self._end_after_all()
 
-    def _end(self) -> None:
+    def _end_after_all(self) -> None:
+        readers = self._readers().values()
+        if self._lanes or not readers or not all(reader.ended for reader in readers):  # cameras may yet be added to an empty list
+            return
         self._ended = True
         for outlet in (self._results, *self._sinks):
             outlet.close()
-        self._changed.notify_all()
+        self._turns.wake()
 
 
 def camera_list(sources: Iterable[str | int | Path] | str | int | Path) -> Path | None:

@@ -41,13 +41,13 @@ class Camera(BaseModel):
             Policy.parse(policy)
         return policy
 
-    def reader(self, name: str, changed: threading.Condition | None) -> Reader:
+    def reader(self, name: str) -> Reader:
         """A reader of this camera. Raises BadInputError and BackendError."""
         found = find_sources(_filled(self.source))
         if len(found) > 1:
             raise BadInputError(f"{redact(self.source)} holds {len(found)} videos; a camera is one")
         source = Source(name, found[0].kind, found[0].address, found[0].pictures, self.transport)
-        return Reader(source, policy=self.policy, decode=self.decode, timeout=self.timeout, changed=changed)
+        return Reader(source, policy=self.policy, decode=self.decode, timeout=self.timeout)
 
 
 class CameraList(BaseModel):
@@ -69,18 +69,17 @@ class Cameras:
     """The cameras of a YAML file, each with its reader.
 
     While it runs, the file is looked at again: new cameras are started, missing ones stopped, changed ones replaced, the rest goes on
-    undisturbed. A version that is damaged changes nothing; `problem` and the log say what is wrong with it. changed: see FrameQueue.
-    Raises BadInputError and BackendError for the first version.
+    undisturbed. A version that is damaged changes nothing; `problem` and the log say what is wrong with it. Raises BadInputError and
+    BackendError for the first version.
     """
 
-    def __init__(self, path: str | Path, *, changed: threading.Condition | None = None) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.problem = ""
-        self._changed = changed
         self._lock = threading.Lock()
         self._version = self._look()
         self._cameras: dict[str, Camera] = read_cameras(self.path)
-        self._readers = {name: camera.reader(name, changed) for name, camera in self._cameras.items()}
+        self._readers = {name: camera.reader(name) for name, camera in self._cameras.items()}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="fhrt-cameras", daemon=True)
 
@@ -128,7 +127,7 @@ class Cameras:
     def _reload(self) -> None:
         try:
             cameras = read_cameras(self.path)
-            fresh = {name: one.reader(name, self._changed) for name, one in cameras.items() if self._cameras.get(name) != one}
+            fresh = {name: one.reader(name) for name, one in cameras.items() if self._cameras.get(name) != one}
         except FhrtError as error:
             self.problem = redact(error)
             _log.error("the cameras stay as they are: %s", self.problem)

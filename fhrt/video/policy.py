@@ -49,14 +49,15 @@ T = TypeVar("T", bound=Aged)
 class FrameQueue(Generic[T]):
     """Between the thread that makes a source's frames, or what was made of them, and the one that uses them.
 
-    drop: called with the cause for each frame that is thrown away. changed: the condition that is notified when a frame comes in or
-    the queue closes; queues that share one can be waited for together.
+    drop: called with the cause for each frame that is thrown away. tell: called when a frame comes in and none waited, when one is taken
+    and more wait, and when the queue closes; it may look at the queue, but neither put nor take.
     """
 
-    def __init__(self, policy: Policy, drop: Callable[[str], None], changed: threading.Condition | None = None) -> None:
+    def __init__(self, policy: Policy, drop: Callable[[str], None], tell: Callable[[], None] = lambda: None) -> None:
         self.policy = policy
+        self.tell = tell
         self._drop = drop
-        self._changed = changed or threading.Condition()
+        self._changed = threading.Condition()
         self._frames: deque[T] = deque()
         self._closed = False
 
@@ -73,14 +74,17 @@ class FrameQueue(Generic[T]):
         with self._changed:
             if self.policy.name == "all":
                 self._changed.wait_for(lambda: self._closed or len(self._frames) < AHEAD)
-            elif self.policy.name == "latest":
+            told = bool(self._frames)
+            if self.policy.name == "latest":
                 self._shed(0, "superseded")
-            else:
+            elif self.policy.name == "budget":
                 self._shed_late()
                 self._shed(MOST - 1, "full")
             if not self._closed:
                 self._frames.append(frame)
                 self._changed.notify_all()
+                if not told:
+                    self.tell()
 
     def take(self, timeout: float | None = None) -> T | None:
         """The next frame; None after `timeout` seconds without one, or when the queue has ended."""
@@ -91,6 +95,8 @@ class FrameQueue(Generic[T]):
                 if self._frames:
                     frame = self._frames.popleft()
                     self._changed.notify_all()
+                    if self._frames:
+                        self.tell()
                     return frame
                 left = None if until is None else until - time.monotonic()
                 if self._closed or (left is not None and left <= 0):
@@ -102,6 +108,7 @@ class FrameQueue(Generic[T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self.tell()
 
     def _shed_late(self) -> None:
         while self.policy.name == "budget" and self._frames and self._frames[0].age() > self.policy.budget:

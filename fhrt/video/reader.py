@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
 from fhrt.errors import BadInputError, FhrtError, MissingExtraError, SourceError
@@ -42,8 +42,7 @@ class Reader:
 
     source: a Source, or what `find_sources` makes one of. policy: by default ``latest`` for live sources, ``all`` for files; a file
     read under another policy than ``all`` is played at its own speed. decode: auto, cpu or nvdec. timeout: seconds that a camera may take
-    to answer. changed: see FrameQueue. Raises BadInputError, BackendError where `decode` cannot be
-    had, and MissingExtraError for a PyAV before 18.
+    to answer. Raises BadInputError, BackendError where `decode` cannot be had, and MissingExtraError for a PyAV before 18.
 
     `with Reader("rtsp://…") as reader: for frame in reader: …` – or `start`, `take`, `stop`. A camera that is lost never raises; it is
     opened again, with `health` telling its state. `error` says what was wrong with a file.
@@ -56,7 +55,6 @@ class Reader:
         policy: str | None = None,
         decode: Decode = "auto",
         timeout: float = 5.0,
-        changed: threading.Condition | None = None,
     ) -> None:
         if not isinstance(source, Source):
             found = find_sources(source)
@@ -75,7 +73,7 @@ class Reader:
         self._decode = decode
         self._timeout = max(timeout, 2 * SEGMENT) if source.segmented else timeout
         self._stall = SEGMENT if source.segmented else STALL
-        self._queue: FrameQueue[Frame] = FrameQueue(self.policy, self.health.drop, changed)
+        self._queue: FrameQueue[Frame] = FrameQueue(self.policy, self.health.drop)
         self._clock = Clock(source.live)
         self._stopping = threading.Event()
         self._threads = [
@@ -111,6 +109,10 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """From now on calls `tell` when there is a frame to take, or no further one will come: see FrameQueue."""
+        self._queue.tell = tell
 
     @property
     def ended(self) -> bool:

@@ -193,7 +193,8 @@ def test_means_are_moved_and_blended(size: tuple[int, int]) -> None:
     before[-1] = None
     weights = np.linspace(0.2, 0.9, count).astype(np.float32)
     out = np.empty_like(now)
-    _C.blend_moved(before, now, np.float32(maps), weights, out)
+    way = np.stack([UNMOVED] * count)
+    _C.blend_moved(before, now, way, way, np.float32(maps), weights, out)
     np.testing.assert_array_equal(out[-1], now[-1])
     for n in range(count - 1):
         there = moved(before[n], np.float32(maps[n]), -0.5)
@@ -201,8 +202,23 @@ def test_means_are_moved_and_blended(size: tuple[int, int]) -> None:
         np.testing.assert_allclose(out[n], there + weights[n] * (now[n] - there), atol=0.02 if abs(maps[n]).max() < 1e4 else 300)
 
 
+def test_ways_of_a_mean_and_of_the_newest_are_one_map() -> None:
+    """From the newest's pixels to its small picture's, to the small picture before, and back up to the mean."""
+    rng = np.random.default_rng(4)
+    before, now = [planes(smooth(1, 40, 40))] * 3, np.stack([planes(smooth(2, 40, 40))] * 3)
+    up, down, back = (UNMOVED + rng.normal(0, 0.05, (3, 2, 3)) * [1, 1, 20] for _ in range(3))
+    square = [np.stack([np.vstack([one, [0, 0, 1]]) for one in way]) for way in (up, np.float32(back), down)]
+    together = (np.linalg.inv(square[0]) @ square[1] @ square[2])[:, :2]
+    weights, out, expected = np.full(3, 0.25, np.float32), np.empty_like(now), np.empty_like(now)
+    _C.blend_moved(before, now, up, down, np.float32(back), weights, out)
+    still = np.stack([UNMOVED] * 3)
+    _C.blend_moved(before, now, still, still, np.float32(together), weights, expected)
+    np.testing.assert_allclose(out, expected, atol=0.01)
+    assert np.abs(out - now).max() > 10
+
+
 def test_what_would_reach_beyond_an_array_is_refused() -> None:
-    crop, frame = np.zeros((3, 8, 8), np.float32), np.zeros((9, 9, 3), np.uint8)
+    crop, frame, still = np.zeros((3, 8, 8), np.float32), np.zeros((9, 9, 3), np.uint8), UNMOVED[None]
     out = np.empty((1, 3), np.float32)
 
     def fuse(**other):
@@ -212,6 +228,7 @@ def test_what_would_reach_beyond_an_array_is_refused() -> None:
         _C.fuse_crops(*(one | other).values())
 
     fuse()
+    blended = (crop[None], still, still, np.float32(still), np.ones(1, np.float32))
     bad = [
         lambda: _C.match_templates(frame, np.ones((1, 3)), np.zeros((2, 5, 5), np.float32), 2, 1.0, out),
         lambda: _C.match_templates(frame, np.full((1, 3), np.nan), np.zeros((1, 5, 5), np.float32), 2, 1.0, out),
@@ -228,9 +245,11 @@ def test_what_would_reach_beyond_an_array_is_refused() -> None:
         lambda: fuse(weights=np.zeros((1, 2))),
         lambda: fuse(halves=np.empty((1, 3, 4, 5), np.float32)),
         lambda: fuse(back=np.empty((1, 2, 3))),
-        lambda: _C.blend_moved([crop], crop[None], np.float32([UNMOVED]), np.ones(1, np.float32), crop[None]),
-        lambda: _C.blend_moved([crop[:, 1:]], crop[None], np.float32([UNMOVED]), np.ones(1, np.float32), crop[None].copy()),
-        lambda: _C.blend_moved([], crop[None], np.float32([UNMOVED]), np.ones(1, np.float32), crop[None].copy()),
+        lambda: _C.blend_moved([crop], *blended, crop[None]),
+        lambda: _C.blend_moved([crop[:, 1:]], *blended, crop[None].copy()),
+        lambda: _C.blend_moved([], *blended, crop[None].copy()),
+        lambda: _C.blend_moved([crop], crop[None], np.float32(still), *blended[2:], crop[None].copy()),
+        lambda: _C.blend_moved([crop], *blended[:3], still, blended[4], crop[None].copy()),
     ]
     for call in bad:
         with pytest.raises(ValueError, match=r"must|overlaps|for each"):

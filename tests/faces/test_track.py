@@ -1,7 +1,9 @@
+import threading
 from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
+import numpy_tracker
 import pytest
 
 from benchmarks.scenes import FPS, backdrop, film
@@ -224,3 +226,53 @@ def test_bad_input_is_named_and_changes_nothing(box):
 def test_bad_options(options):
     with pytest.raises(BadInputError, match=next(iter(options))):
         Tracker(**options)
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_tracks_are_those_of_the_filter_in_numpy(faces, every):
+    """Detections that miss, err, double and come out of nothing; new scenes, frames that are not there, a clock set back."""
+    rng = np.random.default_rng(every)
+    scene = film(faces, backdrop((320, 240), rng), 60, (14, 40), rng, noise=2)
+    tracker, reference, compared = Tracker(), numpy_tracker.Tracker(), 0
+    for at, frame in enumerate(scene.frames):
+        found = []
+        for box in scene.boxes[at][scene.visible[at] & (rng.random(len(scene.visible[at])) > 0.15)]:
+            width = box[2] - box[0]
+            x1, y1, x2, y2 = (box + rng.normal(0, 0.05 * width, 4)).tolist()
+            eyes = np.array([[x1 + width * 0.3, y1 + width * 0.3], [x1 + width * 0.7, y1 + width * 0.35]])
+            found.append(Detection((x1, y1, x2, y2), rng.uniform(0.2, 1), None if rng.random() < 0.3 else eyes))
+        found += [face(rng.uniform(0, 300), score=0.6) for _ in range(rng.integers(0, 3))] + found[:1]
+        frame = None if at // 15 == 2 else frame[::-1].copy() if at == 50 else frame
+        given = (at / FPS - (3 if at == 30 else 0), found if at % every == 0 else None, frame)
+        tracks, expected = tracker.update(*given), reference.update(*given)
+        assert tracker.track_ids == reference.track_ids
+        assert [(one.track_id, one.detected, one.detection.score) for one in tracks] == [
+            (one.track_id, one.detected, one.detection.score) for one in expected
+        ]
+        for one, other in zip(tracks, expected, strict=True):
+            np.testing.assert_allclose(one.detection.box, other.detection.box, atol=1e-6)
+            assert (one.detection.eyes is None) == (other.detection.eyes is None)
+            if one.detection.eyes is not None:
+                np.testing.assert_allclose(one.detection.eyes, other.detection.eyes, atol=1e-6)
+        compared += len(tracks)
+    assert compared > 200 and tracker.track_ids[-1] > 30
+
+
+def test_a_tracker_that_threads_share_stays_whole(scene):
+    tracker, errors = Tracker(), []
+
+    def work(offset):
+        try:
+            for at in range(200):
+                tracker.update(offset + at / FPS, [face(20 * n, score=0.9) for n in range(at % 7)], scene.frames[at % len(scene.frames)])
+                tracker.copy().update(offset + at / FPS, [], None)
+                assert len(set(tracker.track_ids)) == len(tracker.track_ids)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number / 100,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors

@@ -177,6 +177,19 @@ def test_threads_do_not_change_a_bit() -> None:
     assert len(together) == 4 and all(np.array_equal(each, results[0]) for each in together)
 
 
+def test_a_thread_that_stays_alone_wakes_nobody() -> None:
+    code = (
+        "import psutil, threading, numpy as np; from fhrt import ops; ops.set_num_threads(3)\n"
+        "x, counts = np.zeros((8, 3, 256, 256), np.float32), []\n"
+        "def work(alone):\n"
+        "    counts.append(psutil.Process().num_threads()); alone and ops.stay_alone()\n"
+        "    ops.to_image(x); counts.append(psutil.Process().num_threads())\n"
+        "thread = threading.Thread(target=work, args=[True]); thread.start(); thread.join(); work(False)\n"
+        "assert counts[1] == counts[0] and counts[3] >= counts[2] + 1, counts"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
 def test_a_forked_process_gets_threads_of_its_own() -> None:
     # In a process of its own: forking the test runner, which has torch's threads, would not be safe.
     code = (

@@ -36,7 +36,7 @@ class Waiting:
     def __init__(self, **options) -> None:
         self.network, self.errors = Network(), []
         self._changed = threading.Condition()
-        self.batcher = Batcher(self.network.run, self._wake, self._fail, **options)
+        self.batcher = Batcher(self.network.run, self._fail, **options)
         self.batcher.thread.start()
 
     def _wake(self) -> None:
@@ -46,6 +46,9 @@ class Waiting:
     def _fail(self, error: Exception) -> None:
         self.errors.append(error)
         self._wake()
+
+    def submit(self, source: str, lr: np.ndarray) -> Job:
+        return self.batcher.submit(source, lr, self._wake)
 
     def done(self, *jobs: Job) -> None:
         with self._changed:
@@ -74,7 +77,7 @@ def waiting():
 def test_every_job_gets_its_own_rows(waiting) -> None:
     one = waiting(max_wait=0.0)
     given = [faces(*np.arange(100 * source, 100 * source + count)) for source, count in enumerate((3, 70, 1, 32))]
-    jobs = [one.batcher.submit(str(source), lr) for source, lr in enumerate(given)]
+    jobs = [one.submit(str(source), lr) for source, lr in enumerate(given)]
     one.network.go.set()
     one.done(*jobs)
     for lr, job in zip(given, jobs, strict=True):
@@ -87,12 +90,12 @@ def test_every_job_gets_its_own_rows(waiting) -> None:
 
 def test_a_source_with_many_faces_does_not_starve_one_with_few(waiting) -> None:
     one = waiting(max_wait=0.0)
-    first = one.batcher.submit("first", faces(-1))  # held in the network while the others come
+    first = one.submit("first", faces(-1))  # held in the network while the others come
     while one.batcher._waiting:
         time.sleep(0.001)
-    many = [one.batcher.submit("many", faces(*range(100))) for _ in range(2)]
-    few = one.batcher.submit("few", faces(1000))
-    some = one.batcher.submit("some", faces(*range(2000, 2020)))
+    many = [one.submit("many", faces(*range(100))) for _ in range(2)]
+    few = one.submit("few", faces(1000))
+    some = one.submit("some", faces(*range(2000, 2020)))
     one.network.go.set()
     one.done(first, few, some, *many)
     second = one.batches()[1]
@@ -103,7 +106,7 @@ def test_a_source_with_many_faces_does_not_starve_one_with_few(waiting) -> None:
 
 def test_jobs_of_a_source_are_done_in_order(waiting) -> None:
     one = waiting(max_wait=0.0)
-    jobs = [one.batcher.submit("a", faces(*range(10 * number, 10 * number + 7))) for number in range(30)]
+    jobs = [one.submit("a", faces(*range(10 * number, 10 * number + 7))) for number in range(30)]
     one.network.go.set()
     one.done(*jobs)
     seen = [value for batch in one.batches() for value in batch]
@@ -113,9 +116,9 @@ def test_jobs_of_a_source_are_done_in_order(waiting) -> None:
 def test_faces_wait_for_others_until_the_deadline(waiting) -> None:
     one = waiting(max_wait=0.3)
     one.network.go.set()
-    early = one.batcher.submit("a", faces(1))
+    early = one.submit("a", faces(1))
     time.sleep(0.05)
-    late = one.batcher.submit("b", faces(2))
+    late = one.submit("b", faces(2))
     one.done(early, late)
     assert one.batches() == [[1, 2]]
     assert 0.29 < early.waited < 5 and late.waited < early.waited
@@ -126,7 +129,7 @@ def test_nothing_is_waited_for_when_nothing_comes_or_the_batch_is_full(waiting) 
     full = waiting(max_wait=60)
     for one, count in ((alone, 1), (full, MAX_BATCH)):
         one.network.go.set()
-        one.done(one.batcher.submit("a", faces(*range(count))))
+        one.done(one.submit("a", faces(*range(count))))
     assert (alone.batches(), [len(batch) for batch in full.batches()]) == ([[0]], [MAX_BATCH])
 
 
@@ -134,6 +137,6 @@ def test_what_the_network_raises_is_told_once(waiting) -> None:
     one = waiting(max_wait=0.0)
     one.network.go.set()
     one.batcher._run = lambda lr: 1 / 0
-    job = one.batcher.submit("a", faces(1))
+    job = one.submit("a", faces(1))
     one.batcher.thread.join(WAIT)
     assert [type(error) for error in one.errors] == [ZeroDivisionError] and job.output is None

@@ -106,3 +106,11 @@ def test_prometheus_text() -> None:
     assert 'fhrt_camera_stage_seconds{camera="door \\"north\\"\\\\\\n1",stage="decode",quantile="0.99"} 0.004' in lines
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names)) == 9
+
+
+def test_stages_are_recorded_together() -> None:
+    health = Health("door")
+    health.record_all({"track": 0.001, "crop": 0.002})
+    health.record("crop", 0.004)
+    stages = health.snapshot().stages
+    assert {name: (took.p50, took.samples) for name, took in stages.items()} == {"track": (0.001, 1), "crop": (pytest.approx(0.003), 2)}

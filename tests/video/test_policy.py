@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import Counter
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -73,13 +75,22 @@ def test_closing_wakes_both_sides_and_leaves_what_waits() -> None:
     assert frames.take() is None and time.monotonic() - start < 0.5
 
 
-def test_queues_that_share_a_condition_are_waited_for_together() -> None:
-    changed = threading.Condition()
-    a, b = (FrameQueue(Policy("latest"), lambda _: None, changed) for _ in range(2))
+@pytest.mark.parametrize("policy", ["latest", "all", "budget=5"])
+def test_queues_that_tell_one_listener_are_waited_for_together(policy: str) -> None:
+    told: SimpleQueue[FrameQueue] = SimpleQueue()
+    a, b = (FrameQueue(Policy.parse(policy), lambda _: None) for _ in range(2))
+    for one in (a, b):
+        one.tell = partial(told.put, one)
     threading.Timer(0.05, b.put, [frame(7)]).start()
-    with changed:
-        assert changed.wait_for(lambda: len(a) + len(b) > 0, 2)
-    assert b.take(0).number == 7
+    assert told.get(timeout=2) is b and b.take(0).number == 7
+    for number in range(3):
+        a.put(frame(number))
+    kept = len(a)
+    assert kept == (1 if policy == "latest" else 3)
+    assert [told.get(timeout=0).take(0).number for _ in range(kept)] == list(range(3))[-kept:], "told once for each that can be taken"
+    assert told.empty()
+    a.close()
+    assert told.get(timeout=0).ended
 
 
 @pytest.mark.parametrize("text", ["", "newest", "budget", "budget=", "budget=0", "budget=-1", "budget=nan", "budget=inf", "latest=1"])

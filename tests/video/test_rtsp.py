@@ -302,16 +302,19 @@ def many(folder: Path, cameras: int, seconds: float) -> tuple[list[float], list[
     """Frame rates, p99 of the ages, cores used, and memory in bytes, of cameras with 640×480 at 25 fps in this process."""
     units = write_video(folder / "large.units", 100, (640, 480), key_every=25)
     process = psutil.Process()
-    changed = threading.Condition()
+    changed = threading.Event()
     with GstServer({f"m{number}": units for number in range(cameras)}) as server:
         before = process.memory_info().rss
-        readers = [Reader(server.address(f"m{number}"), changed=changed).start() for number in range(cameras)]
+        readers = [Reader(server.address(f"m{number}")) for number in range(cameras)]
+        for reader in readers:
+            reader.watch(changed.set)
+            reader.start()
         wait_for(lambda: all(map(live, readers)), 60)
         taken, ages = Counter[str](), []
         used, start = sum(process.cpu_times()[:2]), time.monotonic()
         while time.monotonic() - start < seconds:
-            with changed:
-                changed.wait_for(lambda: any(reader.waiting for reader in readers), 1)
+            changed.wait(1)
+            changed.clear()
             for reader in readers:
                 if (frame := reader.take(0)) is not None:
                     frame.image  # noqa: B018 - the conversion is part of the work
