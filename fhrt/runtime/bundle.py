@@ -47,6 +47,8 @@ class Bundle:
 
 def open_bundle(name: str | Path) -> Bundle:
     """The bundle of an installed model's name or of a folder. Raises UnknownModelError or WeightsError."""
+    if not isinstance(name, (str, Path)):
+        raise UnknownModelError(f"a model is a name or a bundle folder, not {type(name).__name__}")
     known = installed()
     folder = known.get(str(name), Path(name))
     if str(name) not in known:
@@ -54,7 +56,7 @@ def open_bundle(name: str | Path) -> Bundle:
             raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
         if not folder.is_dir():
             if str(name) in SYSTEMS:
-                raise UnknownModelError(f"{name} has no weights yet; train it: python -m training {SYSTEMS[str(name)]} {name} --data DIR")
+                raise UnknownModelError(f"{name} has no weights here; install a bundle of it (fhrt models add) or train it: python -m training {SYSTEMS[str(name)]} {name} --data DIR")
             raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
     card = read_card(folder)
     for file, expected in card.sha256.items():
@@ -71,6 +73,8 @@ def read_card(folder: Path) -> Card:
     """The card of a bundle folder. Raises WeightsError when it is missing or malformed."""
     try:
         card = Card.model_validate_json((folder / CARD).read_bytes())
+    except FileNotFoundError as error:
+        raise WeightsError(f"{folder} is no bundle folder: it holds no {CARD}") from error
     except OSError as error:
         raise WeightsError(f"{folder / CARD}: {error.strerror}") from error
     except ValidationError as error:

@@ -213,13 +213,13 @@ def build(
 
 def _checked(device: str, precision: str, threads: int | None = None, plan: PlanMode = "auto", backend: str = "") -> Options:
     """The options. Raises BackendError for a word or number that means nothing."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise BackendError(f"unknown device {device!r}; there are: auto, cpu, cuda, cuda:N")
     for what, wanted, possible in (("precision", precision, PRECISIONS), ("plan", plan, PLANS)):
         if wanted not in possible:
             raise BackendError(f"unknown {what} {wanted!r}; there are: {', '.join(possible)}")
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads must be at least 1, not {threads}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise BackendError(f"threads must be a whole number from 1 on, not {threads!r}")
     return Options(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,14 @@ def install(source: str | Path) -> Card:
     source: a bundle folder, a zip archive that holds one, or the ``http(s)://`` address of such an archive. Raises WeightsError where that
     is no bundle, is damaged, cannot be had, or has the name of a model that ships. Nothing is changed then.
     """
-    own_bundles().mkdir(parents=True, exist_ok=True)
+    try:
+        own_bundles().mkdir(parents=True, exist_ok=True)
+        return _install(source)
+    except OSError as error:
+        raise WeightsError(f"cannot install to {own_bundles()}: {error}; FHRT_MODELS names another folder") from error
+
+
+def _install(source: str | Path) -> Card:
     with tempfile.TemporaryDirectory(dir=own_bundles(), prefix=".new.") as temporary:
         place = Path(temporary)
         if re.match(r"https?://", str(source)):
@@ -59,7 +65,7 @@ def _download(address: str, path: Path) -> Path:
                 if size > LARGEST:
                     raise WeightsError(f"{_shown(address)} is larger than {LARGEST >> 30} GiB: no bundle")
                 file.write(block)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no address
         raise WeightsError(f"{_shown(address)} cannot be had: {getattr(error, 'reason', error)}") from error
     return path
 

@@ -20,6 +20,8 @@ try:
     from openvino import opset13 as op
     from openvino.frontend.onnx import ConversionExtension
 except ImportError as error:
+    if isinstance(error.__cause__, KeyboardInterrupt):  # its C++ part says ImportError whatever ended its import
+        raise error.__cause__ from None
     raise MissingExtraError(f'backend openvino cannot be had ({error}): pip install "fhrt[openvino]"') from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fhrt import ops
-from fhrt.errors import BackendError, MissingExtraError
+from fhrt.errors import BackendError, MissingExtraError, UnknownModelError, WeightsError
 from fhrt.hallucinator import Hallucinator
 from fhrt.runtime import choice, load
 from fhrt.runtime.bundle import open_bundle
@@ -102,6 +102,9 @@ def test_without_onnx(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     ("settings", "words"),
     [
         ({"device": "abacus"}, "unknown device 'abacus'"),
+        ({"device": 0}, "unknown device 0"),
+        ({"threads": "2"}, "threads must be a whole number from 1 on, not '2'"),
+        ({"threads": 0}, "threads must be a whole number from 1 on, not 0"),
         ({"precision": "fp3"}, "unknown precision 'fp3'"),
         ({"plan": "torn"}, "unknown plan 'torn'"),
         ({"backend": "onnxruntime", "device": "cuda"}, "onnxruntime has no device 'cuda'; it has: cpu"),
@@ -111,6 +114,15 @@ def test_without_onnx(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_had_is_an_error(settings: dict[str, str], words: str) -> None:
+def test_what_cannot_be_had_is_an_error(settings: dict[str, object], words: str) -> None:
     with pytest.raises(BackendError, match=words):
         load("lite", **settings)  # type: ignore[arg-type]
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModelError, match="a model is a name or a bundle folder, not int"):
+        load(3)  # type: ignore[arg-type]
+    with pytest.raises(UnknownModelError, match=r"tdn has no weights here; install a bundle of it .* python -m training fit tdn"):
+        load("tdn")
+    with pytest.raises(WeightsError, match=r"is no bundle folder: it holds no card\.json"):
+        load(tmp_path)

@@ -98,10 +98,19 @@ def test_what_is_refused_changes_nothing(mine: Path, tmp_path: Path, server: str
         install(tmp_path / "text.zip")
     with pytest.raises(WeightsError, match="cannot be had: File not found"):
         install(f"{server}/nothing.zip?key=secret")
+    with pytest.raises(WeightsError, match="cannot be had"):
+        install("http://[no/bundle.zip")
     with pytest.raises(WeightsError, match="cannot be had") as caught:
         install("http://name:secret@127.0.0.1:1/bundle.zip?key=secret")
     assert "secret" not in str(caught.value)
     assert {path: path.read_bytes() for path in sorted(own.rglob("*")) if path.is_file()} == before
+
+
+def test_a_folder_that_cannot_be_made(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FHRT_MODELS", str(tmp_path / "file" / "models"))
+    with pytest.raises(WeightsError, match=r"cannot install to .*file/models: .*FHRT_MODELS names another"):
+        install(mine)
 
 
 def test_the_command(mine: Path) -> None:

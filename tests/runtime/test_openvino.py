@@ -87,7 +87,13 @@ def test_what_is_refused(lite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(BackendError, match=r"cannot open .*model\.onnx") as caught:
         OpenVinoEngine(Bundle(tmp_path, card))
     assert "\n" not in str(caught.value)
-    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, "fhrt.runtime.openvino")
+    (tmp_path / "openvino.py").write_text("raise ImportError('initialization failed') from KeyboardInterrupt()")
+    with monkeypatch.context() as interrupted:  # as its C++ part does when somebody stops the program while it is imported
+        interrupted.delitem(sys.modules, "openvino")
+        interrupted.syspath_prepend(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            load(lite, backend="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
     with pytest.raises(MissingExtraError, match=r'pip install "fhrt\[openvino\]"'):
         load(lite, backend="openvino")
