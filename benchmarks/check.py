@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,13 @@ class Step:
     kept: bool = False
 
 
-def run(steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], limit: float) -> bool:
+def run(
+    steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], limit: float, told: Callable[[dict[str, Any]], None] | None = None
+) -> bool:
     """Whether no step failed; ``out`` gets summary.md, results.json (also the steps' own reports) and log.txt.
 
-    limit: seconds for all steps together; what no time is left for counts as failed. A step that writes its report and ends with 1 has
-    measured what is too slow: it is told, and fails nothing.
+    limit: seconds for all steps together; what no time is left for counts as failed. told: gets the results after every step. A step that
+    writes its report and ends with 1 has measured what is too slow: it is told, and fails nothing.
     """
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + limit
@@ -70,6 +72,8 @@ def run(steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], lim
             print(f"   {done['result']} {done['why']}".rstrip(), flush=True)
             _write(out / "results.json", json.dumps(results, indent=1) + "\n")
             _write(out / "summary.md", summary.page(results))
+            if told is not None:
+                told(results)
     return not any(step["result"] == "failed" for step in results["steps"])
 
 

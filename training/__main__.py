@@ -43,6 +43,7 @@ def fit(
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    validate_every: Annotated[int | None, typer.Option(min=1, help="Steps, in place of the recipe's.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Stop after so long, and save; go on later with --resume.")] = math.inf,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
@@ -55,7 +56,7 @@ def fit(
         if fast:
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
-        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16)
+        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import check, gpu_check, summary
-from benchmarks.check import REPORT, Step
+from benchmarks.check import REPORT, SECONDS, Step
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -64,6 +64,22 @@ def test_nothing_outlasts_its_time(tmp_path: Path) -> None:
     assert [step["result"] for step in results] == ["failed"] * 3
     assert results[0]["why"] == "ended after 2 s; begun" and results[2]["why"] == "no time was left"
     assert sum(step["seconds"] for step in results) < 20
+
+
+def test_time_is_kept_for_what_must_follow(tmp_path: Path) -> None:
+    """A step is told how long it may work: less than it asked for where less is left beside what is kept."""
+    steps = [
+        Step("long", ("sh", "-c", f"echo {SECONDS} passed in 1s"), 500, asked=480),
+        Step("short", ("sh", "-c", f"echo {SECONDS} passed in 1s"), 20, asked=10),
+        Step("saved", ("true",), 40, kept=True),
+        Step("unwanted", ("true",), 1000, kept=True, without="there is no such device"),
+    ]
+    told: list[int] = []
+    assert check.run(steps, tmp_path, "A check", {}, 200, lambda results: told.append(len(results["steps"])))
+    results = json.loads((tmp_path / "results.json").read_text())["steps"]
+    asked = [int(step["why"].split()[0]) for step in results[:2]]
+    assert 100 < asked[0] <= 140 and asked[1] == 10  # 200 - 40 kept - 20 for its start and end
+    assert told == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
