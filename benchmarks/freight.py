@@ -11,6 +11,8 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fhrt.errors import BadInputError
+
 ALONG = 64 * 2**20  # bytes of a checkout and what is carried beside it
 SPARE = 2**20  # of these, for what an archive of many files takes
 BACK, BACK_FILE, BACK_FILES = 64 * 2**20, 16 * 2**20, 8  # bytes of all that comes back from a job, of each file, and how many files
@@ -18,16 +20,12 @@ ABOUT = ("val.tar", "index.csv", "landmarks.npz")  # of the face archive, beside
 ENTRY, END = 512, 10240  # of a tar file, bytes: a member's head and the unit of its length, and the unit of the file's
 
 
-class TooLargeError(Exception):
-    """What is to go along does not fit. The text says by how much."""
-
-
 def pack(root: Path, data: Path, wheels: Path | None, out: Path, jobs: Sequence[int], faces: int | None = None) -> dict[int, str]:
     """A folder ``out/N`` for each job: ``wheels``, and ``faces`` with the part of the face archive that the machine does not have yet.
 
     The first of the jobs gets what a bare machine needs, and each as many training faces as there is room for, a shard cut where the room
-    ends. faces: at most so many of each split and job. Returns what each weighs; what was in these folders is gone. Raises TooLargeError
-    and OSError.
+    ends. faces: at most so many of each split and job. Returns what each weighs; what was in these folders is gone. Raises BadInputError
+    where that is too much, and OSError.
     """
     checkout = sum((root / name).stat().st_size for name in travelling(root))
     rest = _members(sorted(data.glob("train-[0-9]*.tar")))
@@ -48,7 +46,7 @@ def pack(root: Path, data: Path, wheels: Path | None, out: Path, jobs: Sequence[
         if room < 0:
             large = sorted(travelling(root), key=lambda name: -(root / name).stat().st_size)[:3]
             text = f"job {job} would carry {-room / 2**20:.1f} MiB too much, beside a checkout of {checkout / 2**20:.1f} MiB"
-            raise TooLargeError(f"{text}; its largest files are {', '.join(large)}: move away for the while what no job needs")
+            raise BadInputError(f"{text}; its largest files are {', '.join(large)}: move away for the while what no job needs")
         count = _write(rest, folder / f"train-{job:02d}.tar", room, faces)
         total = (checkout + _size(folder.parent)) / 2**20
         told[job] = f"{total:.1f} MiB with the checkout, {count} more training faces"
@@ -148,6 +146,26 @@ def bring(job: int, files: Mapping[str, Path], out: Path, sent: Path) -> tuple[l
     temporary.write_text(json.dumps(known))
     os.replace(temporary, sent)
     return copied, left
+
+
+def keep(came: Path, folder: Path) -> list[Path]:
+    """The reports in a job's or a check's ``results.json`` as files ``STEP-cuda.json`` in ``folder``, each with the device it holds for.
+
+    Raises BadInputError where that was a rehearsal, or is no such file.
+    """
+    from fhrt.files import write_bytes  # at home alone: a bare machine lacks what this needs
+
+    try:
+        results = json.loads(came.read_text(encoding="utf-8"))
+        title, facts, reports = results["title"], results["facts"], results["reports"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{came} holds no results of a check: {error}") from error
+    if facts["device"] == "none":
+        raise BadInputError(f"{came} is of a machine without a device ({title}); its figures are not kept")
+    return [
+        write_bytes(folder / f"{name}-cuda.json", (json.dumps({**report, "facts": facts}, indent=2) + "\n").encode())
+        for name, report in reports.items()
+    ]
 
 
 def _gone(known: list[float] | None, job: int, path: Path) -> bool:

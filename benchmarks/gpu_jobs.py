@@ -1,7 +1,7 @@
 """The half hour on a machine with a GPU as jobs of a few minutes, and the same on the CPU as a rehearsal: docs/gpu.md.
 
-`python -m benchmarks.gpu_jobs pack --data DIR` at home makes what each job carries; `python -m benchmarks.gpu_jobs N OUT` there is the job.
-Standard library only: packages that are missing there come along.
+`python -m benchmarks pack` at home makes what each job carries; `python -m benchmarks.gpu_jobs N OUT` there is the job. Standard library
+only: packages that are missing there come along.
 """
 
 from __future__ import annotations
@@ -212,46 +212,27 @@ def _remember(machine: Machine, results: Mapping[str, Any]) -> None:
 
 def main() -> int:
     """0: all passed; 1: not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu_jobs", description="The half hour on a GPU, job by job; see docs/gpu.md."
-    )
-    parser.add_argument("job", help=f"pack, or a job's number: 1 to {max(LIMITS)}")
-    parser.add_argument("out", type=Path, nargs="?", help="of a job: folder that receives what comes back; files there may be written anew")
+    told = "One job of the half hour on a GPU; see docs/gpu.md."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_jobs", description=told)
+    parser.add_argument("job", type=int, choices=list(LIMITS))
+    parser.add_argument("out", type=Path, help="folder that receives what comes back")
     parser.add_argument("--rehearse", action="store_true", help="the same on the CPU, with few steps")
     parser.add_argument("--only", action="append", metavar="PREFIX", help="of the steps' names, done or not; repeatable")
     parser.add_argument("--limit", type=float, help="seconds for the job, in place of its own")
     parser.add_argument("--state", type=Path, default=Path("/tmp/w"), help="what stays on the machine from job to job")
-    parser.add_argument("--carry", type=Path, help=f"what came along, or with pack what is to: a folder per job; default {CARRY}")
-    parser.add_argument("--data", type=Path, help="pack: folder of the face archive")
-    parser.add_argument("--wheels", type=Path, help="pack: folder that benchmarks/gpu_wheels.sh made")
-    parser.add_argument("--first", type=int, default=1, help="pack: the job with which a bare machine begins")
-    parser.add_argument("--faces", type=int, help="pack: only so many faces of each split and job")
+    parser.add_argument("--carry", type=Path, default=ROOT / CARRY, help=f"what came along, a folder per job; default {CARRY}")
     given = parser.parse_args()
-    carry = ROOT / CARRY if given.carry is None else given.carry.resolve()
-    if given.job == "pack":
-        if given.data is None:
-            parser.error("pack needs --data")
-        try:
-            told = freight.pack(ROOT, given.data, given.wheels, carry, range(given.first, max(LIMITS) + 1), given.faces)
-        except (freight.TooLargeError, OSError) as error:
-            parser.error(str(error))
-        for number, text in told.items():
-            print(f"{carry / str(number)}: {text}")
-        return 0
-    if given.job not in map(str, LIMITS) or given.out is None:
-        parser.error(f"a job is 1 to {max(LIMITS)} and needs OUT")
-    number, size = int(given.job), REHEARSED if given.rehearse else REAL
-    out, state = given.out.resolve(), given.state.resolve()
+    size = REHEARSED if given.rehearse else REAL
+    out, state, carried = given.out.resolve(), given.state.resolve(), given.carry.resolve() / str(given.job)
     state.mkdir(parents=True, exist_ok=True)
     known = json.loads((state / "done.json").read_text()) if (state / "done.json").is_file() else {"done": [], "throughput": []}
-    machine = Machine(state, carry / str(number), size, tuple(known["done"]), tuple(known["throughput"]))
+    machine = Machine(state, carried, size, tuple(known["done"]), tuple(known["throughput"]))
     os.chdir(ROOT)
     os.environ.update(gpu_check.environment(given.rehearse), FHRT_CACHE=str(state / "cache"), PYTHONUNBUFFERED="1")
     os.environ["PYTHONPATH"] = f"{state / 'site'}:{ROOT}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ended from outside: the step ends too, and what is whole is brought
-    limit = given.limit or (LIMITS[number] if size is REAL else 3600)
     try:
-        return 0 if work(number, out, machine, given.only or (), limit) else 1
+        return 0 if work(given.job, out, machine, given.only or (), given.limit or (3600 if given.rehearse else LIMITS[given.job])) else 1
     except ValueError as error:
         parser.error(str(error))
 

@@ -1,15 +1,20 @@
 """What travels to a lent machine and back stays within its limits, and nothing is lost or taken twice on the way."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from archives import write_shard
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from benchmarks import freight
+from benchmarks.__main__ import app
+from fhrt.errors import BadInputError
 from fhrt.protocols.archive import walk_faces
 
 
@@ -61,7 +66,7 @@ def test_every_face_goes_along_once(checkout: Path, data: Path, tmp_path: Path, 
 
 def test_what_does_not_fit_is_refused(checkout: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freight, "ALONG", 1_060_000)
-    with pytest.raises(freight.TooLargeError, match=r"job 1 would carry .* MiB too much.*largest files are weights.bin, code.py"):
+    with pytest.raises(BadInputError, match=r"job 1 would carry .* MiB too much.*largest files are weights.bin, code.py"):
         freight.pack(checkout, data, None, tmp_path / "carry", [1, 2])
     with pytest.raises(OSError, match="no shard"):
         freight.pack(checkout, tmp_path, None, tmp_path / "carry", [1])
@@ -99,3 +104,28 @@ def test_a_report_that_is_too_large_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(freight, "BACK_FILE", 10)
     (tmp_path / "log.txt").write_bytes(bytes(11))
     assert freight.bring(1, {}, tmp_path, tmp_path / "state" / "sent.json") == ([], {"log.txt": "larger than the 0 MiB of a file"})
+
+
+def test_a_bare_machine_can_begin() -> None:
+    """A job installs what comes along by itself, so it needs nothing of it."""
+    root = Path(freight.__file__).parent.parent
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); import benchmarks.gpu_jobs; assert 'platformdirs' not in sys.modules"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+
+
+def test_figures_that_came_back_are_kept_with_their_device(tmp_path: Path) -> None:
+    results = {"title": "Job 1", "facts": {"device": "some GPU, 1.2"}, "reports": {"kernels": {"benchmark": "kernels", "rows": [1]}}}
+    came = tmp_path / "results.json"
+
+    def kept() -> tuple[int, str]:
+        came.write_text(json.dumps(results))
+        done = CliRunner().invoke(app, ["keep", str(came), "--out", str(tmp_path)])
+        return done.exit_code, done.output
+
+    assert kept() == (0, f"{tmp_path / 'kernels-cuda.json'}\n")
+    written = json.loads((tmp_path / "kernels-cuda.json").read_text())
+    assert written == {"benchmark": "kernels", "rows": [1], "facts": {"device": "some GPU, 1.2"}}
+    results["facts"] = {"device": "none"}
+    assert kept()[0] == 2 and "without a device (Job 1)" in kept()[1]
+    del results["reports"]
+    assert kept()[0] == 2 and "holds no results of a check" in kept()[1]
