@@ -27,8 +27,11 @@ def pack(root: Path, data: Path, wheels: Path | None, out: Path, jobs: Sequence[
     ends. faces: at most so many of each split and job. Returns what each weighs; what was in these folders is gone. Raises BadInputError
     where that is too much, and OSError.
     """
-    checkout = sum((root / name).stat().st_size for name in travelling(root))
-    rest = _members(sorted(data.glob("train-[0-9]*.tar")))
+    shards = sorted(data.glob("train-[0-9]*.tar"))
+    if not shards:
+        raise BadInputError(f"no face shards train-NN.tar in {data}")
+    checkout = sum(_bytes(root / name) for name in travelling(root))
+    rest = _Members(shards)
     told = {}
     for job in jobs:
         folder = out / str(job) / "faces"
@@ -39,7 +42,7 @@ def pack(root: Path, data: Path, wheels: Path | None, out: Path, jobs: Sequence[
         if job == jobs[0]:
             for name in ABOUT:
                 if name.endswith(".tar"):
-                    _write(_members([data / name]), folder / name, ALONG, faces)
+                    _write(_Members([data / name]), folder / name, ALONG, faces)
                 else:
                     shutil.copyfile(data / name, folder / name)
         room = ALONG - SPARE - checkout - _size(folder.parent)
@@ -78,12 +81,6 @@ class _Members:
         assert self.next is not None
         taken, self.next = self.next, next(self._all, None)
         return taken
-
-
-def _members(shards: Sequence[Path]) -> _Members:
-    if not shards:
-        raise FileNotFoundError("there is no shard train-NN.tar")
-    return _Members(shards)
 
 
 def _write(members: _Members, path: Path, room: int, count: int | None) -> int:

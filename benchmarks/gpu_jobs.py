@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def work(number: int, out: Path, machine: Machine, only: Sequence[str], limit: f
     """One job: what was done before is left out unless ``only`` names it, what fails is told, what is whole is brought, come what may."""
     freight.take_in(machine.carried, machine.faces)
     before = [*machine.wheels()]
-    if number != 1 and not list((ROOT / "fhrt").glob("_C*.so")):
+    if number != 1 and not any((ROOT / "fhrt" / f"_C{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
         before += machine.check("build")
     steps = list(machine.jobs()[number]())
     chosen = [step for step in steps if (step.name.startswith(tuple(only)) if only else step.name not in machine.done)]

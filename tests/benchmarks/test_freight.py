@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused(checkout: Path, data: Path, tmp_path: Path
     monkeypatch.setattr(freight, "ALONG", 1_060_000)
     with pytest.raises(BadInputError, match=r"job 1 would carry .* MiB too much.*largest files are weights.bin, code.py"):
         freight.pack(checkout, data, None, tmp_path / "carry", [1, 2])
-    with pytest.raises(OSError, match="no shard"):
+    with pytest.raises(BadInputError, match="no face shards"):
         freight.pack(checkout, tmp_path, None, tmp_path / "carry", [1])
 
 

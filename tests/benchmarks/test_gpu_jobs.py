@@ -204,7 +204,7 @@ def test_bad_wishes_are_refused(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-m", "benchmarks.gpu_jobs", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr
     done = CliRunner().invoke(benchmark_cli, ["pack", "--data", str(tmp_path), "--out", str(tmp_path / "carry")])
-    assert done.exit_code == 2 and "no shard train-NN.tar" in done.output
+    assert done.exit_code == 2 and "no face shards train-NN.tar" in done.output
 
 
 def write_archive(folder: Path) -> None:
