@@ -100,6 +100,32 @@ def test_the_first_line_that_says_what_failed(text: str, line: str) -> None:
     assert check.first_failure(text) == line
 
 
+def model_report(device: str, milliseconds: float) -> dict[str, object]:
+    times = dict.fromkeys(("median", "p95", "p99"), milliseconds)
+    row = {
+        "batch": 1, "backend": "torch", "precision": "fp16", "engine_ms_per_face": times, "hallucinate_ms_per_face": times,
+        "peers": {"compile": {**times, "median": 1.2}, "onnxruntime-cuda": "it is not there"}, "ratio_to_peers": {"compile": milliseconds / 1.2},
+    }  # fmt: skip
+    frames = [{"frame": "device", "faces": 16, "ms": {"p50": 1, "p95": 2, "p99": 4 * milliseconds}}]
+    return {"benchmark": "model", "conditions": {"model": "mtun", "weights": "random", "device": device}, "rows": [row], "frame": frames}
+
+
+@pytest.mark.parametrize(
+    ("device", "milliseconds", "aim", "end", "frame"),
+    [
+        ("cuda", 0.6, "1", "2.0 | 0.600 |  |", "2.40 | 3 at p99 |  |"),
+        ("cuda", 0.9, "1", "1.3 | 0.900 | **missed** |", "3.60 | 3 at p99 | **missed** |"),
+        ("cpu", 0.9, "", "1.3 | 0.900 |  |", "3.60 |  |  |"),
+    ],
+    ids=["reached", "missed", "the CPU has no such aims"],
+)
+def test_a_models_figures_stand_beside_their_aims(device: str, milliseconds: float, aim: str, end: str, frame: str) -> None:
+    page = summary.TABLES["model"](model_report(device, milliseconds))
+    times = " | ".join([f"{milliseconds:.3f}"] * 3)
+    assert f"| 1 | torch fp16 | {times} | {aim} |  | 1.200 | it is not there | {end}" in page
+    assert f"| device | 16 | 1.00 | 2.00 | {frame}" in page
+
+
 def test_pytests_own_count_is_told() -> None:
     assert summary.counted("....\nSKIPPED [2] x\n5 passed, 2 skipped, 1 warning in 3.21s\n") == "5 passed, 2 skipped, 1 warning"
     assert summary.counted("nothing of the kind\n") == ""
