@@ -104,7 +104,8 @@ def model_report(device: str, milliseconds: float) -> dict[str, object]:
     times = dict.fromkeys(("median", "p95", "p99"), milliseconds)
     row = {
         "batch": 1, "backend": "torch", "precision": "fp16", "engine_ms_per_face": times, "hallucinate_ms_per_face": times,
-        "peers": {"compile": {**times, "median": 1.2}, "onnxruntime-cuda": "it is not there"}, "ratio_to_peers": {"compile": milliseconds / 1.2},
+        "peers": {"compile": {**times, "median": 1.2}, "onnxruntime-cuda": "it is not there"},
+        "ratio_to_peers": {"compile": milliseconds / 1.2},
     }  # fmt: skip
     frames = [{"frame": "device", "faces": 16, "ms": {"p50": 1, "p95": 2, "p99": 4 * milliseconds}}]
     return {"benchmark": "model", "conditions": {"model": "mtun", "weights": "random", "device": device}, "rows": [row], "frame": frames}

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.recognition import export_recognition
 from fhrt.metrics import Recognition
 from fhrt.models.recognition import shrink
 from fhrt.models.squeezenet import SqueezeNet
+from training import __main__ as training_cli
 from training import checkpoint, identity
 from training.data import make_batch
 from training.device import held
@@ -163,3 +165,9 @@ def test_faces_are_moved_on_a_device_as_in_memory() -> None:
     expected = identity._augmented(pictures[rows], shift, mirrored)
     given = identity._augmented_there(held(FaceSet(pictures), torch.device("cpu")), rows, shift, mirrored)
     assert torch.equal(given, expected)
+
+
+def test_a_graph_that_is_there_is_told_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "graph").mkdir()
+    done = CliRunner().invoke(training_cli.app, ["recognition", "--data", str(tmp_path), "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "graph exists already: remove it" in done.output.replace("\n", "")

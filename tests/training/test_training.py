@@ -420,3 +420,6 @@ def test_throughput_says_what_holds_it_up(tmp_path: Path) -> None:
     # Forward and backward take about three times the forward, of which the card of the whole network says how much it is.
     assert 0.001 < row["gflop_per_face"] < 0.1 and row["tflops"] == pytest.approx(1e-3 * row["gflop_per_face"] * row["faces_per_s"])
     assert 0 < row["share_of_peak"] < 1
+    # The identity term is measured where its networks are given.
+    done = CliRunner().invoke(training_cli.app, ["throughput", "csrip", "--identity", str(tmp_path)])
+    assert done.exit_code == 2 and "identity-2x.safetensors" in done.output
