@@ -107,7 +107,7 @@ class Machine:
             "fit", recipe, "--data", self.faces, "--out", self.run(recipe), "--device", self.size.device, "--bf16", *steps, *batch,
             *options, *resume, "--seconds", SECONDS,
         )  # fmt: skip
-        return Step(f"fit-{recipe}", command, seconds + self.size.margin, needs, asked=seconds)
+        return Step(f"{recipe}-fit", command, seconds + self.size.margin, needs, asked=seconds)
 
     def _planned(self, recipe: str, seconds: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Options of fit: steps, and the batch with which most faces are trained with."""
@@ -124,7 +124,7 @@ class Machine:
     def divide(self, recipe: str) -> Step:
         """Also of a run that was ended: its last save comes back."""
         given = (self.run(recipe) / "last.safetensors", "--out", self.state / "parts" / recipe, "--megabytes", str(PART))
-        return Step(f"divide-{recipe}", self.training("divide", *given), 20 if self.size is REAL else 200, kept=True)
+        return Step(f"{recipe}-divide", self.training("divide", *given), 20 if self.size is REAL else 200, kept=True)
 
     def denoiser(self) -> Step:
         given = ("--data", self.faces, "--out", self.run("dictionary"), "--device", self.size.device, *self.size.denoiser)
@@ -180,7 +180,7 @@ def work(number: int, out: Path, machine: Machine, only: Sequence[str], limit: f
     if number != 1 and not any((ROOT / "fhrt" / f"_C{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
         before += machine.check("build")
     steps = list(machine.jobs()[number]())
-    chosen = [step for step in steps if (step.name.startswith(tuple(only)) if only else step.name not in machine.done)]
+    chosen = _chosen(steps, machine.done, tuple(only))
     if only and not chosen:
         raise ValueError(f"no step of job {number} is named so; there are: {', '.join(step.name for step in steps)}")
     passed = True
@@ -199,6 +199,13 @@ def work(number: int, out: Path, machine: Machine, only: Sequence[str], limit: f
         for name, why in left.items():
             print(f"LEFT {name}: {why}", flush=True)
     return passed and not any(why.startswith("larger") for why in left.values())
+
+
+def _chosen(steps: Sequence[Step], done: Sequence[str], only: tuple[str, ...]) -> list[Step]:
+    """Those named, or not yet done; and what divides a checkpoint, where its run goes on."""
+    names = {step.name for step in steps if (step.name.startswith(only) if only else step.name not in done)}
+    runs = {name.removesuffix("-fit") for name in names if name.endswith("-fit")}
+    return [step for step in steps if step.name in names or step.name.removesuffix("-divide") in runs]
 
 
 def _remember(machine: Machine, results: Mapping[str, Any]) -> None:

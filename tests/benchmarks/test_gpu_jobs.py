@@ -136,38 +136,44 @@ def test_all_that_is_trained_comes_back_within_the_jobs(tmp_path: Path, monkeypa
 
 
 class Small(Machine):
-    """A job of four little steps, of which the second fails until it is told not to."""
+    """A job of four little steps, of which the run fails until it is told not to, and what is made of it comes back all the same."""
 
     def jobs(self) -> dict:
         return {3: self._four}
 
     def _four(self) -> Iterator[Step]:
-        yield Step("first", ("sh", "-c", f"echo once >> {self.state}/first"), 20)
-        yield Step("second", ("sh", "-c", f"test -e {self.state}/mended || {{ echo 'OSError: out of ink'; exit 1; }}"), 20)
-        yield Step("third", ("false",), 20, needs=("second",)) if not (self.state / "mended").exists() else Step("third", ("true",), 20)
         made = self.state / "parts" / "tdn"
-        yield Step("divide", ("sh", "-c", f"mkdir -p {made} && echo weights > {made}/last-0-000-of-001.part"), 20, kept=True)
+        yield Step("first", ("sh", "-c", f"echo once >> {self.state}/first"), 20)
+        yield Step(
+            "tdn-fit", ("sh", "-c", f"date >> {self.state}/run; test -e {self.state}/mended || {{ echo 'OSError: no ink'; exit 1; }}"), 20
+        )
+        yield Step("after", ("true",), 20, needs=("tdn-fit",))
+        yield Step("tdn-divide", ("sh", "-c", f"mkdir -p {made} && cp {self.state}/run {made}/last-0-000-of-001.part"), 20, kept=True)
 
 
 def test_a_job_that_fails_half_way_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "state"
     state.mkdir()
 
-    def job(out: str, *only: str) -> bool:
+    def job(out: str, *only: str) -> tuple[bool, list[str], int]:
+        """Whether it passed, its steps, and how often the run that came back was trained."""
         known = json.loads((state / "done.json").read_text()) if (state / "done.json").exists() else {"done": []}
-        return gpu_jobs.work(3, tmp_path / out, Small(state, tmp_path / "carry", REAL, tuple(known["done"])), only, 60)
+        passed = gpu_jobs.work(3, tmp_path / out, Small(state, tmp_path / "carry", REAL, tuple(known["done"])), only, 60)
+        results = tmp_path / out / "results.json"
+        names = [step["name"] for step in json.loads(results.read_text())["steps"]] if results.exists() else []
+        return passed, names, len((tmp_path / out / "tdn" / "last-0-000-of-001.part").read_text().splitlines())
 
-    assert not job("a")
-    page, said = (tmp_path / "a" / "summary.md").read_text(), capsys.readouterr().out
-    assert "**Failed: second**" in page and "OSError: out of ink" in page and "needs second" in page
-    assert "brings tdn/last-0-000-of-001.part" in said and (tmp_path / "a" / "tdn" / "last-0-000-of-001.part").read_text() == "weights\n"
+    assert job("a") == (False, ["first", "tdn-fit", "after", "tdn-divide"], 1)
+    page = (tmp_path / "a" / "summary.md").read_text()
+    assert "**Failed: tdn-fit**" in page and "OSError: no ink" in page and "needs tdn-fit" in page
+    assert "brings tdn/last-0-000-of-001.part" in capsys.readouterr().out
     (state / "mended").touch()
-    assert job("b") and (state / "first").read_text() == "once\n"
-    assert [row["name"] for row in json.loads((tmp_path / "b" / "results.json").read_text())["steps"]] == ["second", "third"]
-    assert job("c") and "done already" in capsys.readouterr().out
-    assert job("d", "first") and (state / "first").read_text() == "once\nonce\n"
-    with pytest.raises(ValueError, match="no step of job 3 is named so; there are: first, second, third, divide"):
-        job("e", "fourth")
+    assert job("b") == (True, ["tdn-fit", "after", "tdn-divide"], 2), "a run that goes on is divided anew"
+    assert job("c") == (True, [], 2) and "done already" in capsys.readouterr().out
+    assert job("d", "first") == (True, ["first"], 2) and (state / "first").read_text() == "once\nonce\n"
+    assert job("e", "tdn-fit") == (True, ["tdn-fit", "tdn-divide"], 3)
+    with pytest.raises(ValueError, match="no step of job 3 is named so; there are: first, tdn-fit, after, tdn-divide"):
+        job("f", "fourth")
 
 
 def test_a_job_that_is_ended_ends_its_step_and_brings_what_is_whole(tmp_path: Path) -> None:
@@ -237,7 +243,7 @@ def test_the_jobs_rehearsed_and_what_came_back_goes_on(tmp_path: Path) -> None:
     for number in (2, 3, 4, 5):
         outs.append(tmp_path / f"out{number}")
         call("benchmarks.gpu_jobs", number, outs[-1], "--rehearse", "--state", state, "--carry", carry)
-    call("benchmarks.gpu_jobs", "3", tmp_path / "more", "--rehearse", "--state", state, "--carry", carry, "--only", "fit-tdn")
+    call("benchmarks.gpu_jobs", "3", tmp_path / "more", "--rehearse", "--state", state, "--carry", carry, "--only", "tdn-fit")
     assert "--resume" in (tmp_path / "more" / "log.txt").read_text()
     for recipe in ("mtun", "tdn", "csrip", "urdgn"):
         run = tmp_path / "home" / recipe
