@@ -74,9 +74,12 @@ def unite(parts: Sequence[Path], path: Path) -> None:
     if not named or any(f"-{digest}-" not in name for name, _ in named):
         raise WeightsError(f"{named[0][0] if named else 'no file'} and {len(named[1:])} more: not all parts of one checkpoint, or damaged")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, whole)
-    tensors, about = load(path)
-    tensors = pack("model", unpack("average", tensors)) | tensors
+    narrow = write_bytes(path.with_suffix(".united"), whole)
+    try:
+        tensors, about = load(narrow)
+    finally:
+        narrow.unlink()
+    tensors = pack("model", {key: value.clone() for key, value in unpack("average", tensors).items()}) | tensors
     save(path, {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}, about)
 
 

@@ -105,6 +105,23 @@ def test_a_divided_checkpoint_goes_on(archive: Path, tmp_path: Path) -> None:
         assert len(second.fit()) == 2
 
 
+def test_united_parts_are_a_whole_checkpoint(tmp_path: Path) -> None:
+    """Counts of a batch norm, which are no floats, and all: the weights are there beside their average, in float32, and nothing else is."""
+    about = {"model": "tdn", "step": 7}
+    average = {"norm.weight": torch.rand(1000), "norm.num_batches_tracked": torch.tensor(7)}
+    tensors = checkpoint.pack("average", average) | checkpoint.pack("model", {key: value + 1 for key, value in average.items()})
+    checkpoint.save(tmp_path / "last.safetensors", tensors | {"optimiser.0.step": torch.tensor(7.0)}, about)
+    parts = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 500)
+    assert len(parts) > 3
+    checkpoint.unite(parts, tmp_path / "home" / "last.safetensors")
+    united, told = checkpoint.load(tmp_path / "home" / "last.safetensors")
+    assert told == about and [path.name for path in (tmp_path / "home").iterdir()] == ["last.safetensors"]
+    assert united.keys() == {f"{each}.{key}" for each in ("average", "model") for key in average}
+    for key, value in average.items():
+        for each in ("average", "model"):
+            torch.testing.assert_close(united[f"{each}.{key}"], value, rtol=1e-3, atol=1e-4)
+
+
 def test_dividing_again_leaves_no_earlier_part(archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(), archive, tmp_path)
     trainer.save()
