@@ -78,7 +78,7 @@ def test_the_jobs_fit_into_their_time(tmp_path: Path) -> None:
 
 def test_steps_and_batch_follow_what_was_measured(tmp_path: Path) -> None:
     def words(rows: list[dict[str, object]]) -> dict[str, str]:
-        command = machine(tmp_path, throughput=tuple(rows)).fit("mtun", 100).command
+        command = machine(tmp_path, throughput=tuple(rows)).fit("mtun", 100, 30).command
         return {word: command[index + 1] for index, word in enumerate(command) if word in ("--steps", "--batch", "--validate-every")}
 
     assert words([]) == {}, "nothing measured: the recipe's own"
@@ -89,10 +89,10 @@ def test_steps_and_batch_follow_what_was_measured(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_where_there_is_one(tmp_path: Path) -> None:
     here = machine(tmp_path)
-    assert "--resume" not in here.fit("tdn", 10).command
+    assert "--resume" not in here.fit("tdn", 10, 30).command
     here.run("tdn").mkdir(parents=True)
     (here.run("tdn") / "last.safetensors").touch()
-    assert "--resume" in here.fit("tdn", 10).command
+    assert "--resume" in here.fit("tdn", 10, 30).command
 
 
 def test_all_that_is_trained_comes_back_within_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
