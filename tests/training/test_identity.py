@@ -23,6 +23,7 @@ from training.faces import FaceSet, People, read_people
 from training.identity import RECOGNITION, RESIDUALS, IdentityPrior, at_scale, load_network, train_identity, verification
 from training.loop import Trainer
 from training.recipe import load_recipe
+from training.throughput import made_up
 
 
 def write_index(path: Path, people: dict[str, int], split: str = "train") -> None:
@@ -171,3 +172,9 @@ def test_a_graph_that_is_there_is_told_before_the_training(tmp_path: Path) -> No
     (tmp_path / "graph").mkdir()
     done = CliRunner().invoke(training_cli.app, ["recognition", "--data", str(tmp_path), "--out", str(tmp_path)])
     assert done.exit_code == 2 and "graph exists already: remove it" in done.output.replace("\n", "")
+
+
+def test_people_that_are_made_up_for_a_throughput_are_known_to_any_network(prior: Path) -> None:
+    people = made_up(4).people
+    assert people is not None
+    assert IdentityPrior(prior)({2: torch.rand(4, 3, 48, 48)}, torch.from_numpy(people.identity)).isfinite()
