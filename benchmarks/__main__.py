@@ -260,6 +260,43 @@ def pipeline(
     _write(json_file, "pipeline", conditions, rows)
 
 
+@app.command()
+def pack(
+    data: Annotated[Path, typer.Option(help="Folder of the face archive.")],
+    wheels: Annotated[Path | None, typer.Option(help="Folder that benchmarks/gpu_wheels.sh made.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a folder per job; default runs/carry.")] = None,
+    first: Annotated[int, typer.Option(min=1, help="The job with which a bare machine begins.")] = 1,
+    faces: Annotated[int | None, typer.Option(min=1, help="Only so many of each split and job, for a rehearsal.")] = None,
+) -> None:
+    """Make what each job of the half hour on a GPU carries beside the checkout; refuse what is too much."""
+    from benchmarks import freight, gpu_jobs
+
+    folder = gpu_jobs.ROOT / gpu_jobs.CARRY if folder is None else folder
+    try:
+        told = freight.pack(gpu_jobs.ROOT, data, wheels, folder, range(first, max(gpu_jobs.LIMITS) + 1), faces)
+    except (FhrtError, OSError) as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+    for job, text in told.items():
+        out.print(f"{folder / str(job)}: {text}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def keep(
+    results: Annotated[Path, typer.Argument(help="A results.json that came back from a GPU.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("benchmarks/results"),
+) -> None:
+    """Put the figures that came back from a GPU where the others are."""
+    from benchmarks import freight
+
+    try:
+        for path in freight.keep(results, folder):
+            out.print(str(path), highlight=False, soft_wrap=True)
+    except FhrtError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from error
+
+
 def _milliseconds(times: dict[str, float]) -> str:
     return f"{times['median']:.3f} ({times['p95']:.3f})"
 

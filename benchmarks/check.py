@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from benchmarks import summary
 
 REPORT = "{report}"
 """In a command: the JSON file that the step writes."""
+SECONDS = "{seconds}"
+"""In a command: how many seconds it is to work by itself, `Step.asked` or what is left of them."""
 
 _FAILURES = (
     r"^(?:FAILED|ERROR) .+",  # pytest's summary
@@ -33,7 +35,10 @@ _FAILURES = (
 
 @dataclass(frozen=True)
 class Step:
-    """seconds: at most. needs: names of steps without which it makes no sense. without: why it is left out, where it is."""
+    """seconds: at most. needs: names of steps without which it makes no sense. without: why it is left out, where it is. asked: of the
+    seconds, how many `SECONDS` stands for; the others are for its start and its end. kept: whether its seconds are kept for it, whatever
+    the steps before it take.
+    """
 
     name: str
     command: Sequence[str]
@@ -41,27 +46,34 @@ class Step:
     needs: Sequence[str] = ()
     without: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    asked: float = 0.0
+    kept: bool = False
 
 
-def run(steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], limit: float) -> bool:
+def run(
+    steps: Sequence[Step], out: Path, title: str, facts: dict[str, Any], limit: float, told: Callable[[dict[str, Any]], None] | None = None
+) -> bool:
     """Whether no step failed; ``out`` gets summary.md, results.json (also the steps' own reports) and log.txt.
 
-    limit: seconds for all steps together; what no time is left for counts as failed. A step that writes its report and ends with 1 has
-    measured what is too slow: it is told, and fails nothing.
+    limit: seconds for all steps together; what no time is left for counts as failed. told: gets the results after every step. A step that
+    writes its report and ends with 1 has measured what is too slow: it is told, and fails nothing.
     """
     out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + limit
     results: dict[str, Any] = {"title": title, "facts": facts, "steps": [], "reports": {}}
     with (out / "log.txt").open("w", encoding="utf-8") as log, tempfile.TemporaryDirectory() as folder:
-        for step in steps:
+        for number, step in enumerate(steps):
             print(f"== {step.name}", flush=True)
-            done = _left_out(step, results["steps"]) or _run(step, log, Path(folder), deadline)
+            kept = sum(later.seconds for later in steps[number + 1 :] if later.kept and not later.without)
+            done = _left_out(step, results["steps"]) or _run(step, log, Path(folder), deadline - kept)
             if (report := Path(folder) / f"{step.name}.json").is_file():
                 results["reports"][step.name] = json.loads(report.read_text(encoding="utf-8"))
             results["steps"].append(done)
             print(f"   {done['result']} {done['why']}".rstrip(), flush=True)
             _write(out / "results.json", json.dumps(results, indent=1) + "\n")
             _write(out / "summary.md", summary.page(results))
+            if told is not None:
+                told(results)
     return not any(step["result"] == "failed" for step in results["steps"])
 
 
@@ -78,7 +90,8 @@ def _run(step: Step, log: Any, folder: Path, deadline: float) -> dict[str, Any]:
     if seconds < 1:
         return {"name": step.name, "result": "failed", "why": "no time was left", "seconds": 0.0}
     report = str(folder / f"{step.name}.json")
-    command = [part.replace(REPORT, report) for part in step.command]
+    asked = f"{max(1.0, step.asked - (step.seconds - seconds)):.0f}"
+    command = [part.replace(REPORT, report).replace(SECONDS, asked) for part in step.command]
     log.write(f"\n===== {step.name}: {' '.join(command)}\n")
     log.flush()
     own = folder / f"{step.name}.log"

@@ -42,20 +42,40 @@ def _kernels(report: dict[str, Any]) -> str:
     return f"Copying: {report['copy_gb_per_s']:.0f} GB/s.\n\n" + _table(heads, rows)
 
 
+AIMS = {("csrip", 1): 1.2, ("csrip", 32): 0.35, ("mtun", 1): 1.0, ("mtun", 32): 0.15}
+"""On a device, ms per face of a system in a batch of that many."""
+COMPILED, FRAME = 1.5, 3.0
+"""On a device: how many times faster than torch.compile one face is; ms of a frame at p99."""
+
+
 def _model(report: dict[str, Any]) -> str:
-    """Milliseconds per face of one model: fhrt's engines, then what one would use otherwise."""
-    rows = []
+    """Milliseconds per face of one model: fhrt's engines, then what one would use otherwise; and per frame. On a device with the aims."""
+    rows, frames = [], []
+    name, on_device = report["conditions"]["model"], report["conditions"]["device"] != "cpu"
     for row in report["rows"]:
         peers = row.get("peers", {})
         times = row["engine_ms_per_face"]
+        aim = AIMS.get((name, row["batch"])) if on_device else None
+        compiled = 1 / row["ratio_to_peers"]["compile"] if "compile" in row.get("ratio_to_peers", {}) else None
+        slow = (aim is not None and times["median"] > aim) or (
+            on_device and row["batch"] == 1 and compiled is not None and compiled < COMPILED
+        )
         rows.append([
             str(row["batch"]), f"{row['backend']} {row['precision']}", *(f"{times[part]:.3f}" for part in ("median", "p95", "p99")),
-            _median(row.get("session_ms_per_face", "")), *(_median(peers[name]) for name in peers), _median(row["hallucinate_ms_per_face"]),
+            "" if aim is None else f"{aim:g}", _median(row.get("session_ms_per_face", "")), *(_median(peers[each]) for each in peers),
+            "" if compiled is None else f"{compiled:.1f}", _median(row["hallucinate_ms_per_face"]), "**missed**" if slow else "",
         ])  # fmt: skip
+    for row in report.get("frame", []):
+        aim = (f"{FRAME:g} at p99", "**missed**" if row["ms"]["p99"] > FRAME else "") if on_device else ("", "")
+        frames.append([row["frame"], str(row["faces"]), *(f"{row['ms'][part]:.2f}" for part in ("p50", "p95", "p99")), *aim])
     names = list(report["rows"][0].get("peers", {})) if report["rows"] else []
-    heads = ("batch", "engine", "p50", "p95", "p99", "session, CPU", *names, "uint8 to uint8")
-    aim = "C-SRIP's paper: 30 ms for one face, 15 in a batch (a Titan Xp)."
-    return f"{report['conditions']['model']}, {report['conditions']['weights']} weights, ms per face. {aim}\n\n" + _table(heads, rows)
+    heads = ("batch", "engine", "p50", "p95", "p99", "aim", "session, CPU", *names, "times compile's speed", "uint8 to uint8", "")
+    told = f"{name}, {report['conditions']['weights']} weights, ms per face. Aims: {COMPILED:g} times torch.compile's speed for one face;"
+    told += " C-SRIP's paper took 30 ms for one face, 15 in a batch (a Titan Xp)."
+    parts = [told, _table(heads, rows)]
+    if frames:
+        parts.append(_table(("1080p frame is on", "boxes", "p50, ms", "p95", "p99", "aim", ""), frames))
+    return "\n\n".join(parts)
 
 
 def _training(report: dict[str, Any]) -> str:

@@ -43,6 +43,7 @@ def fit(
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    validate_every: Annotated[int | None, typer.Option(min=1, help="Steps, in place of the recipe's.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Stop after so long, and save; go on later with --resume.")] = math.inf,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
@@ -55,7 +56,7 @@ def fit(
         if fast:
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
-        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16)
+        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
@@ -79,7 +80,7 @@ def divide(
     megabytes: Annotated[float, typer.Option(min=0.001, help="Of a part, at most.")] = 16.0,
     state: Annotated[bool, typer.Option("--state", help="With the optimisers' state, which is twice the weights in float32.")] = False,
 ) -> None:
-    """Divide a checkpoint, in fp16, into files small enough to be carried; see unite."""
+    """Divide a checkpoint, in fp16, into files small enough to be carried; see unite. Of a last.safetensors the averaged weights."""
     from training import checkpoint as files
 
     with _plain_errors():
@@ -100,19 +101,32 @@ def unite(
 
 
 @app.command()
+def average(
+    checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/best.safetensors.")],
+) -> None:
+    """Write the averaged weights of a run that was stopped before it validated them; fhrt export takes them."""
+    from training import checkpoint as files
+
+    with _plain_errors():
+        files.average(checkpoint, out)
+
+
+@app.command()
 def throughput(
     recipes: Annotated[list[str], typer.Argument(help="Names of recipes in training/recipes, or YAML files.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the face shards; noise instead of faces when left out.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="As of fit; a recipe's identity term is left out without it.")] = None,
     captured: Annotated[bool, typer.Option("--captured/--eager", help="Whether steps on a device become a CUDA graph.")] = True,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each of three measurements.")] = 10.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Measure how many faces a second recipes train with, of what the processor can do how much that is, and what holds them up.
 
-    Without the feature and the identity term, whose networks it does not ask for.
+    Without the feature term, whose network it does not ask for.
     """
     from fhrt import machine
     from training import throughput as speed
@@ -123,7 +137,8 @@ def throughput(
         for name in recipes:
             settings = _changed(load_recipe(name), batch=batch, bf16=bf16)
             faces = speed.made_up() if data is None else data
-            row = speed.measure(settings, faces, Path(folder) / "runs" / "throughput", seconds, device=device, captured=captured)
+            options = {"device": device, "captured": captured, "identity": identity}
+            row = speed.measure(settings, faces, Path(folder) / "runs" / "throughput", seconds, **options)
             rows.append({"recipe": name, **row})
             rates = (f"{row[each]:.1f}" for each in ("faces_per_s", "step_faces_per_s", "data_faces_per_s"))
             table.add_row(name, str(row["batch"]), *rates, f"{row['tflops']:.3f}", f"{row['share_of_peak']:.0%}")
@@ -172,6 +187,8 @@ def recognition(
     from training.identity import RECOGNITION, load_network, train_identity, verification
 
     with _plain_errors():
+        if (out / "graph").exists():
+            raise BadInputError(f"{out / 'graph'} exists already: remove it, or choose another --out")
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
         train_identity(faces, RECOGNITION, out, epochs=epochs, seconds=seconds, device=device)
         network = load_network(out, RECOGNITION)
@@ -201,24 +218,25 @@ def detector(
 
 @app.command()
 def dictionary(
-    name: Annotated[str, typer.Argument(help="mnce, lle or lcr.")],
+    name: Annotated[str, typer.Argument(help="mnce, lle or lcr; or denoiser: mnce's alone, for --denoiser.")],
     data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
     out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
-    denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors, whose denoiser is taken.")] = None,
+    denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors or denoiser.safetensors, for mnce.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     device: Annotated[str, typer.Option(help="For the denoiser's training: cpu, cuda …")] = "cpu",
     steps: Annotated[int, typer.Option(min=1, help="Of the denoiser's training.")] = 1100,
     batch: Annotated[int, typer.Option(min=1, help="Faces of one of these steps.")] = 8,
 ) -> None:
     """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
-    from training.dictionary import build_embedding, build_mnce
+    from training.dictionary import build_denoiser, build_embedding, build_mnce
 
     with _plain_errors():
-        made = (
-            build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
-            if name == "mnce"
-            else build_embedding(name, data, out, limit)
-        )
+        if name == "denoiser":
+            made = build_denoiser(data, out, limit, steps, device=device, batch=batch)
+        elif name == "mnce":
+            made = build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
+        else:
+            made = build_embedding(name, data, out, limit)
     typer.echo(made)
 
 

@@ -38,13 +38,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Path]:
-    """A checkpoint as files ``NAME-00.part`` … of at most ``part`` bytes in ``folder``, which `unite` makes one of again.
+    """A checkpoint as files ``NAME-DIGEST-000-of-007.part`` … of at most ``part`` bytes in ``folder``, which `unite` makes one of again.
 
-    Its numbers in fp16, and without the optimisers' state unless ``state``: a run that resumes then begins these anew. Raises WeightsError.
+    Its numbers in fp16. Of a ``last.safetensors`` only the averaged weights and the discriminator, unless ``state``: a run that resumes
+    goes on from the average, with optimisers begun anew. Parts of an earlier checkpoint of that name are removed. Raises WeightsError.
     """
     tensors, about = load(path)
-    if not state:
-        tensors = {key: value for key, value in tensors.items() if "optimiser." not in key}
+    if not state and unpack("average", tensors):
+        tensors = {key: value for key, value in tensors.items() if "optimiser." not in key and not key.startswith("model.")}
     tensors = {key: value.half() if value.dtype == torch.float32 and "optimiser." not in key else value for key, value in tensors.items()}
     whole = save_bytes({key: value.contiguous() for key, value in tensors.items()}, {"fhrt": json.dumps(about)})
     digest = hashlib.sha256(whole).hexdigest()[:16]
@@ -54,11 +55,16 @@ def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Pat
     for number in range(count):
         parts.append(folder / f"{path.stem}-{digest}-{number:03d}-of-{count:03d}.part")
         write_bytes(parts[-1], whole[number * part : (number + 1) * part])
+    for earlier in set(folder.glob(f"{path.stem}-*-of-*.part")) - set(parts):
+        earlier.unlink()
     return parts
 
 
 def unite(parts: Sequence[Path], path: Path) -> None:
-    """Write the checkpoint that `divide` made parts of, its numbers in float32 again. Raises WeightsError where a part is missing."""
+    """Write the checkpoint that `divide` made parts of, its numbers in float32 again, the average also as the weights that it stands for.
+
+    Raises WeightsError where a part is missing.
+    """
     named = sorted({each.name: each for each in parts}.items())
     try:
         whole = b"".join(each.read_bytes() for _, each in named)
@@ -68,9 +74,22 @@ def unite(parts: Sequence[Path], path: Path) -> None:
     if not named or any(f"-{digest}-" not in name for name, _ in named):
         raise WeightsError(f"{named[0][0] if named else 'no file'} and {len(named[1:])} more: not all parts of one checkpoint, or damaged")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, whole)
-    tensors, about = load(path)
+    narrow = write_bytes(path.with_suffix(".united"), whole)
+    try:
+        tensors, about = load(narrow)
+    finally:
+        narrow.unlink()
+    tensors = pack("model", {key: value.clone() for key, value in unpack("average", tensors).items()}) | tensors
     save(path, {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}, about)
+
+
+def average(path: Path, out: Path) -> None:
+    """Write the averaged weights of a ``last.safetensors`` as a ``best.safetensors`` is, which export takes. Raises WeightsError."""
+    tensors, about = load(path)
+    averaged = unpack("average", tensors)
+    if not averaged:
+        raise WeightsError(f"{path} holds no averaged weights; they are in a run's last.safetensors")
+    save(out, averaged, {key: value for key, value in about.items() if key not in ("best", "best_step")})
 
 
 def pack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

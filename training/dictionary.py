@@ -113,8 +113,8 @@ def build_mnce(
 ) -> Path:
     """Train the denoiser, regularise the training faces, fit MNCE to them; writes ``out/mnce.safetensors`` and returns it.
 
-    limit: training faces to use. device, batch: of the denoiser's training. denoiser: a file this function wrote before, to take its
-    denoiser in place of training one. hparams: of `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError
+    limit: training faces to use. device, batch: of the denoiser's training. denoiser: a file that this function or `build_denoiser` wrote,
+    to take its denoiser in place of training one. hparams: of `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError
     for hyper-parameters that do not fit, or fewer faces than the dictionary is to hold.
     """
     torch.manual_seed(seed)
@@ -127,19 +127,34 @@ def build_mnce(
             saved = checkpoint.unpack("denoiser", checkpoint.load(denoiser)[0])
             model.denoiser.load_state_dict(saved)
         elif model.steps > 0:
-            train_denoiser(
-                model.denoiser,
-                truth,
-                denoiser_steps,
-                seed=seed,
-                batch=batch,
-                device=device,
-                told=told("training the denoiser", denoiser_steps),
-            )
+            _denoise(model, truth, denoiser_steps, seed, batch, device, told)
         x = regularise_all(model, lr, told("regularising the faces", len(lr)))
         told("filling the dictionary", None)
         model.build(x, truth, chosen)
     return _save(model, "mnce", data, out, hparams, len(lr))
+
+
+def build_denoiser(
+    data: Path, out: Path, limit: int | None = None, steps: int = 1100, seed: int = 0, device: str = "cpu", batch: int = 8
+) -> Path:
+    """Train MNCE's denoiser alone; writes ``out/denoiser.safetensors``, which `build_mnce` takes, and returns it.
+
+    For a device that is lent: the dictionary is filled on the CPU, and takes minutes and much memory there. Arguments as of `build_mnce`.
+    """
+    torch.manual_seed(seed)
+    model, path = MNCE(), out / "denoiser.safetensors"
+    with _bar() as told:
+        told("reading the faces", None)
+        _, truth = read_pairs(data, "train", model.reduction.side, limit)
+        _denoise(model, truth, steps, seed, batch, device, told)
+    about = {"model": "mnce", "part": "denoiser", "data": describe(data, "train", len(truth)), "step": steps}
+    checkpoint.save(path, checkpoint.pack("denoiser", model.denoiser.state_dict()), about)
+    return path
+
+
+def _denoise(model: MNCE, truth: Tensor, steps: int, seed: int, batch: int, device: str, told: Callable[[str, int | None], Told]) -> None:
+    line = told("training the denoiser", steps)
+    train_denoiser(model.denoiser, truth, steps, seed=seed, batch=batch, device=device, told=line)
 
 
 def build_embedding(name: str, data: Path, out: Path, limit: int | None = None, seed: int = 0, **hparams: Any) -> Path:

@@ -20,15 +20,15 @@ from training.landmarks import Landmarks
 from training.loop import Trainer
 from training.recipe import Recipe
 
-WARMUP = 6  # steps: on a device the last of these is the first by a CUDA graph
+WARMUP, WARMUP_CAPTURED = 2, 6  # steps: the last of the latter is the first by a CUDA graph
 
 
 def made_up(count: int = 64) -> FaceSet:
-    """Noise with landmarks and ten people: a step takes as long with it as with faces."""
+    """Noise with landmarks and two people, whom any identity network knows: a step takes as long with it as with faces."""
     rng = np.random.default_rng(0)
     points = rng.uniform(40, LOOSE - 40, (count, 68, 2)).astype(np.float32)
     pictures = rng.integers(0, 256, (count, LOOSE, LOOSE, 3), np.uint8)
-    return FaceSet(pictures, Landmarks(points, np.ones((count, 68), bool)), People(np.arange(count) % 10, 10))
+    return FaceSet(pictures, Landmarks(points, np.ones((count, 68), bool)), People(np.arange(count) % 2, 2))
 
 
 def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **options: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **o
         ahead = iter(batches)
         first = next(ahead)
         operations = _operations(trainer, first)
-        for batch in islice(ahead, WARMUP):
+        for batch in islice(ahead, WARMUP if trainer.captured is None else WARMUP_CAPTURED):
             trainer.train_step(batch)
         whole = _rate(trainer, seconds, (lambda: trainer.train_step(next(ahead))))
         step = _rate(trainer, seconds, (lambda: trainer.train_step(first)))

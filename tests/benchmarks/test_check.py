@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import check, gpu_check, summary
-from benchmarks.check import REPORT, Step
+from benchmarks.check import REPORT, SECONDS, Step
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,6 +66,22 @@ def test_nothing_outlasts_its_time(tmp_path: Path) -> None:
     assert sum(step["seconds"] for step in results) < 20
 
 
+def test_time_is_kept_for_what_must_follow(tmp_path: Path) -> None:
+    """A step is told how long it may work: less than it asked for where less is left beside what is kept."""
+    steps = [
+        Step("long", ("sh", "-c", f"echo {SECONDS} passed in 1s"), 500, asked=480),
+        Step("short", ("sh", "-c", f"echo {SECONDS} passed in 1s"), 20, asked=10),
+        Step("saved", ("true",), 40, kept=True),
+        Step("unwanted", ("true",), 1000, kept=True, without="there is no such device"),
+    ]
+    told: list[int] = []
+    assert check.run(steps, tmp_path, "A check", {}, 200, lambda results: told.append(len(results["steps"])))
+    results = json.loads((tmp_path / "results.json").read_text())["steps"]
+    asked = [int(step["why"].split()[0]) for step in results[:2]]
+    assert 100 < asked[0] <= 140 and asked[1] == 10  # 200 - 40 kept - 20 for its start and end
+    assert told == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -82,6 +98,33 @@ def test_nothing_outlasts_its_time(tmp_path: Path) -> None:
 )
 def test_the_first_line_that_says_what_failed(text: str, line: str) -> None:
     assert check.first_failure(text) == line
+
+
+def model_report(device: str, milliseconds: float) -> dict[str, object]:
+    times = dict.fromkeys(("median", "p95", "p99"), milliseconds)
+    row = {
+        "batch": 1, "backend": "torch", "precision": "fp16", "engine_ms_per_face": times, "hallucinate_ms_per_face": times,
+        "peers": {"compile": {**times, "median": 1.2}, "onnxruntime-cuda": "it is not there"},
+        "ratio_to_peers": {"compile": milliseconds / 1.2},
+    }  # fmt: skip
+    frames = [{"frame": "device", "faces": 16, "ms": {"p50": 1, "p95": 2, "p99": 4 * milliseconds}}]
+    return {"benchmark": "model", "conditions": {"model": "mtun", "weights": "random", "device": device}, "rows": [row], "frame": frames}
+
+
+@pytest.mark.parametrize(
+    ("device", "milliseconds", "aim", "end", "frame"),
+    [
+        ("cuda", 0.6, "1", "2.0 | 0.600 |  |", "2.40 | 3 at p99 |  |"),
+        ("cuda", 0.9, "1", "1.3 | 0.900 | **missed** |", "3.60 | 3 at p99 | **missed** |"),
+        ("cpu", 0.9, "", "1.3 | 0.900 |  |", "3.60 |  |  |"),
+    ],
+    ids=["reached", "missed", "the CPU has no such aims"],
+)
+def test_a_models_figures_stand_beside_their_aims(device: str, milliseconds: float, aim: str, end: str, frame: str) -> None:
+    page = summary.TABLES["model"](model_report(device, milliseconds))
+    times = " | ".join([f"{milliseconds:.3f}"] * 3)
+    assert f"| 1 | torch fp16 | {times} | {aim} |  | 1.200 | it is not there | {end}" in page
+    assert f"| device | 16 | 1.00 | 2.00 | {frame}" in page
 
 
 def test_pytests_own_count_is_told() -> None:

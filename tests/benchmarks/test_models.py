@@ -28,6 +28,19 @@ def test_peers_take_turns_with_the_engine(tmp_path: Path, monkeypatch: pytest.Mo
     assert wrong.exit_code == 2 and "there is no peer caffe" in wrong.output
 
 
+@pytest.mark.slow
+def test_torch_compile_is_a_peer(tmp_path: Path) -> None:
+    """max-autotune compiles for a minute, with the compiler that is here; in random weights, which take as long."""
+    report = tmp_path / "model.json"
+    arguments = ["model", "lite", "--backend", "torch", "--precision", "fp32", "--batch", "1", "--runs", "2", "--warmup", "1"]
+    peers = ["--peer", "eager", "--peer", "compile"]
+    done = CliRunner().invoke(app, [*arguments, "--threads", "1", "--device", "cpu", *peers, "--json", str(report)])
+    assert done.exit_code in (0, 1), done.output
+    (row,) = json.loads(report.read_text())["rows"]
+    assert row["backend"] == "torch" and all(row["peers"][peer]["median"] > 0 for peer in ("eager", "compile")), row["peers"]
+    assert row["ratio_to_peers"].keys() == {"eager", "compile"} and all(value > 0 for value in row["ratio_to_peers"].values())
+
+
 def test_engines_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut and whole give what ONNX Runtime gives; the whole graph has nothing left to cut."""
     monkeypatch.setattr(engines.timing, "PAUSE", 0.0)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.recognition import export_recognition
 from fhrt.metrics import Recognition
 from fhrt.models.recognition import shrink
 from fhrt.models.squeezenet import SqueezeNet
+from training import __main__ as training_cli
 from training import checkpoint, identity
 from training.data import make_batch
 from training.device import held
@@ -21,6 +23,7 @@ from training.faces import FaceSet, People, read_people
 from training.identity import RECOGNITION, RESIDUALS, IdentityPrior, at_scale, load_network, train_identity, verification
 from training.loop import Trainer
 from training.recipe import load_recipe
+from training.throughput import made_up
 
 
 def write_index(path: Path, people: dict[str, int], split: str = "train") -> None:
@@ -163,3 +166,15 @@ def test_faces_are_moved_on_a_device_as_in_memory() -> None:
     expected = identity._augmented(pictures[rows], shift, mirrored)
     given = identity._augmented_there(held(FaceSet(pictures), torch.device("cpu")), rows, shift, mirrored)
     assert torch.equal(given, expected)
+
+
+def test_a_graph_that_is_there_is_told_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "graph").mkdir()
+    done = CliRunner().invoke(training_cli.app, ["recognition", "--data", str(tmp_path), "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "graph exists already: remove it" in done.output.replace("\n", "")
+
+
+def test_people_that_are_made_up_for_a_throughput_are_known_to_any_network(prior: Path) -> None:
+    people = made_up(4).people
+    assert people is not None
+    assert IdentityPrior(prior)({2: torch.rand(4, 3, 48, 48)}, torch.from_numpy(people.identity)).isfinite()
