@@ -80,6 +80,13 @@ def internalise(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def halved(path: Path) -> set[str]:
+    """The keys of what the graph at ``path`` keeps as fp16 and reads as float32."""
+    graph = onnx.load(path, load_external_data=False).graph
+    fp16 = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    return {_key(node.output[0]) for node in graph.node if node.op_type == "Cast" and node.input[0] in fp16}
+
+
 def pack(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """A weight as int8 −127..127, and what one of them is worth in each channel along ``axis``: a 127th of its largest magnitude."""
     others = tuple(each for each in range(weight.ndim) if each != axis)
