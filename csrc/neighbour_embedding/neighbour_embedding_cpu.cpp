@@ -18,37 +18,45 @@ uint32_t order(float distance) {
   return bits;
 }
 
-// The `count` smallest of `entries` distances, in no order; of equal ones the first. found: scratch.
-void smallest(const float* distances, int64_t entries, int64_t count, std::vector<uint64_t>& found, int32_t* indices, float* squared) {
-  uint32_t limit = ~0u;
-  if (entries >= 4 * count && count >= kSampled) {
-    found.clear();
-    for (int64_t m = 0; m < entries; m += kSampled) found.push_back(order(distances[m]));
-    const auto guess = found.begin() + std::min<int64_t>(static_cast<int64_t>(found.size()) - 1, count * 3 / 2 / kSampled);
-    std::nth_element(found.begin(), guess, found.end());
-    limit = static_cast<uint32_t>(*guess);
-  }
-  found.resize(static_cast<size_t>(entries) + 1);
-  const auto collect = [&] {
-    int64_t some = 0;
-    for (int64_t m = 0; m < entries; ++m) {
-      const uint32_t key = order(distances[m]);
-      found[static_cast<size_t>(some)] = uint64_t{key} << 32 | static_cast<uint64_t>(m);
-      some += key <= limit;
+struct Smallest {
+  std::vector<uint32_t> keys, places;
+  std::vector<uint64_t> found;
+
+  // The `count` smallest of `entries` distances, in no order; of equal ones the first.
+  void find(const float* distances, int64_t entries, int64_t count, int32_t* indices, float* squared) {
+    uint32_t limit = ~0u;
+    if (entries >= 4 * count && count >= kSampled) {
+      keys.clear();
+      for (int64_t m = 0; m < entries; m += kSampled) keys.push_back(order(distances[m]));
+      const auto guess = keys.begin() + std::min<int64_t>(static_cast<int64_t>(keys.size()) - 1, count * 3 / 2 / kSampled);
+      std::nth_element(keys.begin(), guess, keys.end());
+      limit = *guess;
     }
-    return some;
-  };
-  int64_t some = collect();
-  if (some < count) {  // the guess was wrong
-    limit = ~0u;
-    some = collect();
+    int64_t some = collect(distances, entries, limit);
+    if (some < count) some = collect(distances, entries, ~0u);  // the guess was wrong
+    found.clear();
+    for (int64_t k = 0; k < some; ++k) {
+      const uint32_t place = places[static_cast<size_t>(k)];
+      found.push_back(uint64_t{order(distances[place])} << 32 | place);
+    }
+    std::nth_element(found.begin(), found.begin() + count - 1, found.end());
+    for (int64_t k = 0; k < count; ++k) {
+      indices[k] = static_cast<int32_t>(found[static_cast<size_t>(k)]);
+      squared[k] = distances[indices[k]];
+    }
   }
-  std::nth_element(found.begin(), found.begin() + count - 1, found.begin() + some);
-  for (int64_t k = 0; k < count; ++k) {
-    indices[k] = static_cast<int32_t>(found[static_cast<size_t>(k)]);
-    squared[k] = distances[indices[k]];
+
+  // Writes the places of distances up to the limit; how many.
+  int64_t collect(const float* distances, int64_t entries, uint32_t limit) {
+    places.resize(static_cast<size_t>(entries));
+    uint32_t* next = places.data();
+    for (int64_t m = 0; m < entries; ++m) {
+      *next = static_cast<uint32_t>(m);
+      next += order(distances[m]) <= limit;
+    }
+    return next - places.data();
   }
-}
+};
 
 }  // namespace
 
@@ -62,7 +70,7 @@ void neighbour_embedding_cpu(const float* query, const uint8_t* codes, const flo
       p.components * blocks, cost,
       [&](int64_t begin, int64_t end) {
         const Scratch distances(kTogether * p.entries), scratch(embedding_scratch(p)), squared(p.neighbours);
-        std::vector<uint64_t> found;
+        Smallest nearest;
         std::vector<int32_t> indices(static_cast<size_t>(p.neighbours));
         for (int64_t piece = begin; piece < end; ++piece) {
           const int64_t c = piece / blocks, first = piece % blocks * kTogether, count = std::min(kTogether, p.queries - first);
@@ -70,7 +78,7 @@ void neighbour_embedding_cpu(const float* query, const uint8_t* codes, const flo
           const float *asked = query + (c * p.queries + first) * p.features, *worth = scale + c * p.features;
           measure(asked, entries, worth, distances.floats(), count, p);
           for (int64_t n = 0; n < count; ++n) {
-            smallest(distances.floats() + n * p.entries, p.entries, p.neighbours, found, indices.data(), squared.floats());
+            nearest.find(distances.floats() + n * p.entries, p.entries, p.neighbours, indices.data(), squared.floats());
             sum(asked + n * p.features, entries, worth, values, target_scale + c * p.targets, indices.data(), squared.floats(),
                 out + (c * p.queries + first + n) * p.targets, p, scratch.floats());
           }

@@ -8,13 +8,13 @@ namespace fhrt {
 // Queries that look through the dictionary together: each code is turned into a float once for all of them.
 constexpr int64_t kTogether = 4;
 
-// Features with what fills their last vector up.
-constexpr int64_t padded(int64_t features) { return (features + 15) / 16 * 16; }
+// A count with what fills its last vector up.
+constexpr int64_t padded(int64_t count) { return (count + 15) / 16 * 16; }
 
 // Floats that `weighted_sum` takes, aligned to 64 bytes.
 constexpr int64_t embedding_scratch(const NeighbourEmbedding& p) {
-  const int64_t width = padded(p.features);
-  return p.neighbours * (width + 1) + 15 + (padded(p.features) + 2) * width;
+  const int64_t row = padded(p.neighbours), width = padded(p.features);
+  return (width + 3) * row + (width + 1) * width;
 }
 
 // distances [kTogether, M]: squared, of `count` queries to every entry. Codes, scale: of one component.

@@ -116,9 +116,9 @@ def _on_frames(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
 
 
 def write_int8(graph: Path, feeds: Feeds, folder: Path) -> None:
-    """Write the INT8 form of a bundle's fp32 graph into ``folder``, calibrated on these inputs."""
+    """Write the INT8 form of a bundle's fp32 graph into ``folder``, where its weights are already, calibrated on these inputs."""
     proto = _quantised(internalise(graph), feeds)
-    externalise(proto, folder, INT8_WEIGHTS, halved(graph))
+    externalise(proto, folder, INT8_WEIGHTS, halved(graph), shared=WEIGHTS)
     onnx.save(proto, folder / INT8_GRAPH)
     onnx.checker.check_model(folder / INT8_GRAPH)
 
