@@ -13,7 +13,8 @@ import onnxscript
 import torch
 from torch import nn
 
-import fhrt.ops.torch  # noqa: F401  registers torch.ops.fhrt
+import fhrt.models.neighbours
+import fhrt.ops.torch  # noqa: F401  both register torch.ops.fhrt
 from fhrt.models.layers import ModelOutput
 
 OPSET = 18
