@@ -21,6 +21,7 @@
 #include "fuse_crops/fuse_crops.h"
 #include "isa.h"
 #include "match_templates/match_templates.h"
+#include "neighbour_embedding/neighbour_embedding.h"
 #include "parallel.h"
 #include "pixel_shuffle/pixel_shuffle.h"
 #include "pool.h"
@@ -354,6 +355,35 @@ std::vector<const float*> pictures(const py::list& arrays, int64_t channels, int
   return found;
 }
 
+// Shapes as in neighbour_embedding.h.
+void neighbour_embedding(const py::array& query, const py::array& codes, const py::array& scale, const py::array& target_codes,
+                         const py::array& target_scale, py::array& out, int64_t neighbours, float strength, int threads) {
+  require(query.ndim() == 3 && codes.ndim() == 3 && target_codes.ndim() == 3, "neighbour_embedding: query and codes must have three axes");
+  const fhrt::NeighbourEmbedding p{query.shape(0), query.shape(1), codes.shape(2), query.shape(2), target_codes.shape(2), neighbours, strength, threads};
+  const auto floats = [](const py::array& array, std::initializer_list<int64_t> shape) {
+    return holds<float>(array) && contiguous(array) && has_shape(array, shape);
+  };
+  const auto bytes = [](const py::array& array, std::initializer_list<int64_t> shape) {
+    return py::isinstance<py::array_t<uint8_t>>(array) && contiguous(array) && has_shape(array, shape);
+  };
+  require(p.features > 0 && p.features <= fhrt::kMaxFeatures, "neighbour_embedding: an entry must have 1 to 256 features");
+  require(p.entries > 0 && p.entries < (int64_t{1} << 31) && p.targets > 0, "neighbour_embedding: the dictionary must have entries, and they targets");
+  require(floats(query, {p.components, p.queries, p.features}), "neighbour_embedding: query must be contiguous float32 [C, N, p]");
+  require(bytes(codes, {p.components, p.features, p.entries}), "neighbour_embedding: codes must be contiguous uint8 [C, p, M]");
+  require(bytes(target_codes, {p.components, p.entries, p.targets}), "neighbour_embedding: target_codes must be contiguous uint8 [C, M, t]");
+  require(floats(scale, {p.components, p.features}), "neighbour_embedding: scale must be contiguous float32 [C, p]");
+  require(floats(target_scale, {p.components, p.targets}), "neighbour_embedding: target_scale must be contiguous float32 [C, t]");
+  require(floats(out, {p.components, p.queries, p.targets}), "neighbour_embedding: out must be contiguous float32 [C, N, t]");
+  require(neighbours > 0 && neighbours <= p.entries, "neighbour_embedding: neighbours must be from 1 to the number of entries");
+  require(strength > 0, "neighbour_embedding: strength must be positive");
+  require_apart(out, query);
+  const float *asked = data<float>(query), *worth = data<float>(scale), *target_worth = data<float>(target_scale);
+  const uint8_t *entries = data<uint8_t>(codes), *targets = data<uint8_t>(target_codes);
+  float* target = mutable_data<float>(out);
+  py::gil_scoped_release release;
+  fhrt::neighbour_embedding_cpu(asked, entries, worth, targets, target_worth, target, p);
+}
+
 // frame [H, W, 3], squares float64 [N, 3], templates float32 [N, S, S], out float32 [N, 3].
 void match_templates(const py::array& frame, const py::array& squares, const py::array& templates, int reach, float flat, py::array& out) {
   fhrt::MatchTemplates p{frame_plane(frame, 3), squares.ndim() == 2 ? squares.shape(0) : -1, templates.ndim() == 3 ? templates.shape(1) : 0, reach, flat};
@@ -498,6 +528,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ssim_backward", &ssim_backward);
   m.def("face_crop", &face_crop);
   m.def("yuv_to_bgr", &yuv_to_bgr);
+  m.def("neighbour_embedding", &neighbour_embedding);
   m.def("match_templates", &match_templates);
   m.def("fuse_crops", &fuse_crops);
   m.def("crop_looks", &crop_looks);

@@ -141,15 +141,17 @@ int get_num_threads() {
 
 void stay_alone() { alone = true; }
 
-void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
+void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body, int limit) {
   if (n <= 0) return;
-  const int threads = alone ? 1 : static_cast<int>(std::clamp<int64_t>(std::min(n, n * cost / kWorthAThread), 1, get_num_threads()));
+  const int most = alone ? 1 : limit > 0 ? std::min(limit, get_num_threads()) : get_num_threads();
+  const int threads = static_cast<int>(std::clamp<int64_t>(std::min(n, n * cost / kWorthAThread), 1, most));
   std::unique_lock<std::mutex> lock(pool_mutex, std::try_to_lock);
   if (threads == 1 || !lock.owns_lock()) {
     body(0, n);
     return;
   }
-  Job job{&body, n, std::max<int64_t>(1, n / (4 * threads))};
+  // Without a limit more pieces than threads, for those that are slowed down; with one no more, so that no more can take part.
+  Job job{&body, n, limit > 0 ? (n + threads - 1) / threads : std::max<int64_t>(1, n / (4 * threads))};
   pool_of(get_num_threads() - 1).run(job);
 }
 

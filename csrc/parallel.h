@@ -14,6 +14,7 @@ void stay_alone();
 
 // Calls body(begin, end) on disjoint ranges that cover [0, n). Which thread gets which range does not change what is computed,
 // so results do not depend on the number of threads. `cost`: nanoseconds of one item, roughly; little work is left to the caller alone.
-void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body);
+// limit: threads at most, where it is not 0.
+void parallel_for(int64_t n, int64_t cost, const std::function<void(int64_t, int64_t)>& body, int limit = 0);
 
 }  // namespace fhrt

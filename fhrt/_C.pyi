@@ -43,6 +43,18 @@ def face_crop(
 def yuv_to_bgr(
     luma: NDArray[np.uint8], cb: NDArray[np.uint8], cr: NDArray[np.uint8], to_rgb: tuple[float, ...], out: NDArray[np.uint8], /
 ) -> None: ...
+def neighbour_embedding(
+    query: Map,
+    codes: NDArray[np.uint8],
+    scale: Map,
+    target_codes: NDArray[np.uint8],
+    target_scale: Map,
+    out: Map,
+    neighbours: int,
+    strength: float,
+    threads: int,
+    /,
+) -> None: ...
 def match_templates(frame: NDArray[np.uint8], squares: Doubles, templates: Map, reach: int, flat: float, out: Map, /) -> None: ...
 def fuse_crops(
     before: list[Map | None],

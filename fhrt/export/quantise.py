@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
 from fhrt.export.folder import checksums, new_bundle, write_card
-from fhrt.export.weights import externalise, internalise
+from fhrt.export.weights import externalise, halved, internalise
 from fhrt.faces.centres import CentreDetector
 from fhrt.metrics import psnr
 from fhrt.metrics.detection import average_precision, match_all
@@ -116,9 +116,9 @@ def _on_frames(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
 
 
 def write_int8(graph: Path, feeds: Feeds, folder: Path) -> None:
-    """Write the INT8 form of a bundle's fp32 graph into ``folder``, calibrated on these inputs."""
+    """Write the INT8 form of a bundle's fp32 graph into ``folder``, where its weights are already, calibrated on these inputs."""
     proto = _quantised(internalise(graph), feeds)
-    externalise(proto, folder, INT8_WEIGHTS)
+    externalise(proto, folder, INT8_WEIGHTS, halved(graph), shared=WEIGHTS)
     onnx.save(proto, folder / INT8_GRAPH)
     onnx.checker.check_model(folder / INT8_GRAPH)
 
@@ -162,7 +162,10 @@ def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
 
     _split_concatenations(proto)
     weights = {tensor.name for tensor in proto.graph.initializer}
-    layers = [node for node in proto.graph.node if node.op_type in LAYERS]
+    # Where a dictionary is searched, products with constants make what is searched for: they cost little, and rounded they find others.
+    searched = any(node.op_type == "NeighbourEmbedding" for node in proto.graph.node)
+    kinds = [kind for kind in LAYERS if not (searched and kind == "MatMul")]
+    layers = [node for node in proto.graph.node if node.op_type in kinds]
     ranges = _ranges(proto, {node.input[0] for node in layers if node.input[1] in weights}, feeds)
     scales = {name: [{"scale": np.array(end / 127, np.float32), "zero_point": np.array(0, np.int8)}] for name, end in ranges.items()}
     add_pre_process_metadata(proto)  # or it advises to do what `internalise` did
@@ -171,7 +174,7 @@ def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
         quantize_static(
             proto, target, Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(LAYERS),
+            op_types_to_quantize=kinds,
             nodes_to_exclude=[node.name for node in layers if node.input[1] not in weights],
             per_channel=True,
             activation_type=QuantType.QInt8,
@@ -181,7 +184,7 @@ def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                "OpTypesToExcludeOutputQuantization": list(LAYERS),
+                "OpTypesToExcludeOutputQuantization": kinds,
                 "TensorQuantOverrides": scales,
             },
         )  # fmt: skip

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fhrt.errors import BadInputError
 from fhrt.models.denoiser import Denoiser, Reduction, regularise
 from fhrt.models.layers import ModelOutput
-from fhrt.models.neighbours import Codes, Components, enlarge, five_components, locality_weights, nearest, position_patches
+from fhrt.models.neighbours import Codes, Components, embed, enlarge, five_components, position_patches
 
 LR, HR = 16, 128
 _CHUNK = 64  # faces at a time while a dictionary is built
@@ -96,9 +96,7 @@ class NearestFaces(nn.Module):
     def forward(self, x: Tensor, leave_out: Tensor | None = None) -> Tensor:
         """[N, 3, side, side] → the same, compensated. leave_out: [N] int64, the entry that a face must not use."""
         query = self.features.encode(self.components.take(x))
-        squared, indices = nearest(query, self.features.entries(), self.neighbours, leave_out)
-        weights = locality_weights(query, self.features.pick(indices), squared, self.locality)
-        values = (weights[:, :, None] @ self.targets.pick(indices))[:, :, 0]
+        values = embed(query, self.features, self.targets, self.neighbours, self.locality, leave_out)
         return x + self.components.put(self.targets.decode(values))
 
     def build(self, x: Tensor, truth: Tensor) -> None:

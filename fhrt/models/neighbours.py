@@ -72,6 +72,30 @@ def locality_weights(query: Tensor, neighbours: Tensor, squared: Tensor, strengt
     return (inverse * solution)[..., 0]
 
 
+def embed(query: Tensor, entries: Codes, targets: Codes, count: int, strength: float, leave_out: Tensor | None = None) -> Tensor:
+    """Σ w_k t_k over the ``count`` nearest entries of every query [C, N, p], by `locality_weights`: [C, N, t]. leave_out: as of `nearest`.
+
+    In an exported graph it is one node, which the CPU has a kernel for.
+    """
+    if torch.compiler.is_exporting() and leave_out is None:
+        return _embed_node(query, entries.codes, entries.scale, targets.codes, targets.scale, count, strength)
+    squared, indices = nearest(query, entries.entries(), count, leave_out)
+    weights = locality_weights(query, entries.pick(indices), squared, strength)
+    return (weights[:, :, None] @ targets.pick(indices))[:, :, 0]
+
+
+@torch.library.custom_op("fhrt::neighbour_embedding", mutates_args=())
+def _embed_node(
+    query: Tensor, codes: Tensor, scale: Tensor, target_codes: Tensor, target_scale: Tensor, neighbours: int, strength: float
+) -> Tensor:
+    raise NotImplementedError("this stands for `embed` in a graph that is being exported, and is never called")
+
+
+@_embed_node.register_fake
+def _(query: Tensor, codes: Tensor, scale: Tensor, target_codes: Tensor, target_scale: Tensor, neighbours: int, strength: float) -> Tensor:
+    return query.new_empty(*query.shape[:2], target_codes.shape[2])
+
+
 def affine_weights(query: Tensor, neighbours: Tensor, penalty: Tensor) -> Tensor:
     """argmin ‖q − Σ w_k n_k‖² + Σ penalty_k w_k² with Σ w_k = 1: the weights of LLE and LcR.
 

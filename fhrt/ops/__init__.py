@@ -1,6 +1,7 @@
 """The native operations as typed functions for NumPy, torch and CuPy arrays; each ``*_out`` writes into an array of the caller's."""
 
 from fhrt.ops.face_crop import face_crop, face_crop_out
+from fhrt.ops.neighbour_embedding import neighbour_embedding
 from fhrt.ops.nv12 import Nv12
 from fhrt.ops.pixel_shuffle import pixel_shuffle, pixel_shuffle_out
 from fhrt.ops.ssim import ssim, ssim_out
@@ -14,6 +15,7 @@ __all__ = [
     "face_crop",
     "face_crop_out",
     "get_num_threads",
+    "neighbour_embedding",
     "pixel_shuffle",
     "pixel_shuffle_out",
     "set_num_threads",

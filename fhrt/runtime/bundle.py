@@ -41,8 +41,9 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """Of the form's graph and weights together."""
-        return hashlib.sha256("".join(self.card.sha256[file.name] for file in (self.graph, self.weights)).encode()).hexdigest()
+        """Of the form's graph and weights together; the INT8 form reads from the other's weights too."""
+        files = dict.fromkeys((self.graph.name, self.weights.name, WEIGHTS))
+        return hashlib.sha256("".join(self.card.sha256[file] for file in files).encode()).hexdigest()
 
 
 def open_bundle(name: str | Path) -> Bundle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ class CutSession:
     def __init__(self, bundle: Bundle, options: onnxruntime.SessionOptions, plan: Plan | None = None) -> None:
         self.plan = cut(bundle) if plan is None else plan
         self._sessions = [_open(step, bundle, options) if isinstance(step, Segment) else None for step in self.plan.steps]
+        self._constants = [_dictionary(step, bundle) if isinstance(step, Kernel) else [] for step in self.plan.steps]
 
     def get_outputs(self) -> Sequence[Tensor]:
         return self.plan.outputs
@@ -27,10 +29,10 @@ class CutSession:
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The graph's outputs of these names."""
         tensors = dict(feeds)
-        for index, (step, session) in enumerate(zip(self.plan.steps, self._sessions, strict=True)):
+        for index, (step, session, constants) in enumerate(zip(self.plan.steps, self._sessions, self._constants, strict=True)):
             inputs = {tensor.name: tensors[tensor.name] for tensor in step.inputs}
             if isinstance(step, Kernel):
-                tensors[step.output.name] = run_kernel(step, list(inputs.values()))
+                tensors[step.output.name] = run_kernel(step, [*inputs.values(), *constants])
             elif session is not None:
                 tensors.update(zip((tensor.name for tensor in step.outputs), session.run(None, inputs), strict=True))
             for name in inputs:
@@ -46,6 +48,16 @@ def _open(segment: Segment, bundle: Bundle, options: onnxruntime.SessionOptions)
         raise WeightsError(f"{bundle.graph} cannot be opened in pieces: {str(error).splitlines()[0]}") from error
 
 
+def _dictionary(kernel: Kernel, bundle: Bundle) -> list[NDArray[Any]]:
+    """The constants of a node, as `fhrt.ops.neighbour_embedding` takes them: of all nodes, its own alone has some."""
+    if not kernel.constants:
+        return []
+    from onnx import numpy_helper
+
+    codes, scale, targets, target_scale = (numpy_helper.to_array(tensor, str(bundle.folder)) for tensor in kernel.constants)
+    return [np.ascontiguousarray(codes.transpose(0, 2, 1)), scale[:, 0], targets, target_scale[:, 0]]
+
+
 def run_kernel(kernel: Kernel, inputs: Sequence[Any], **out: Any) -> Any:
     """The node's result, in the library whose arrays come in; with ``out`` and ``stream`` by the op's ``_out`` twin."""
     given, x = kernel.attributes, inputs[0]
@@ -54,6 +66,8 @@ def run_kernel(kernel: Kernel, inputs: Sequence[Any], **out: Any) -> Any:
         if out:
             return ops.pixel_shuffle_out(x, factor=given["factor"], negative_slope=slope, **out)
         return ops.pixel_shuffle(x, given["factor"], negative_slope=slope)
+    if kernel.op == "NeighbourEmbedding":
+        return ops.neighbour_embedding(*inputs, neighbours=given["neighbours"], strength=given["strength"])
     sampling: dict[str, Any] = {"align_corners": bool(given["align_corners"]), "padding": given["padding"], "upsample": given["upsample"]}
     if out:
         return ops.stn_sample_out(x, inputs[1], **out, **sampling)

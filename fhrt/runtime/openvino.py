@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError
 from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
@@ -58,9 +60,8 @@ class _Graph:
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
             raise BackendError("OpenVINO cannot use this processor (it wants SSE 4.2); choose backend onnxruntime")
-        self._core.add_extension(
-            [ConversionExtension("StnSample", "fhrt", _stn_sample), ConversionExtension("SubPixelShuffle", "fhrt", _shuffle)]
-        )
+        nodes = {"StnSample": _stn_sample, "SubPixelShuffle": _shuffle, "NeighbourEmbedding": partial(_embedding, threads)}
+        self._core.add_extension([ConversionExtension(name, "fhrt", function) for name, function in nodes.items()])
 
     def compile(self, shape: list[int]) -> Any:
         """An inference request for inputs of this shape."""
@@ -144,3 +145,38 @@ def _stn_sample(node: Any) -> list[Any]:
 
 def _shuffle(node: Any) -> list[Any]:
     return [op.depth_to_space(node.get_input(0), "depth_first", node.get_attribute("factor")).output(0)]
+
+
+def _embedding(threads: int | None, node: Any) -> list[Any]:
+    query, codes, scale, target_codes, target_scale = (node.get_input(number) for number in range(5))
+    by_feature = op.transpose(codes, op.constant(np.array([0, 2, 1])))  # of constants: once, when the graph is compiled
+    rows = [op.squeeze(each, op.constant(np.array([1]))).output(0) for each in (scale, target_scale)]
+    settings = {"neighbours": node.get_attribute("neighbours"), "strength": node.get_attribute("strength"), "threads": threads}
+    return [_Embedding([query, by_feature.output(0), rows[0], target_codes, rows[1]], settings).output(0)]
+
+
+class _Embedding(openvino.Op):
+    """`fhrt.ops.neighbour_embedding` within a graph: OpenVINO's own top-K takes longer than this for everything."""
+
+    def __init__(self, inputs: list[Any], settings: dict[str, Any]) -> None:
+        self._settings = settings
+        super().__init__(self, inputs)
+
+    def validate_and_infer_types(self) -> None:
+        query, targets = self.get_input_partial_shape(0), self.get_input_partial_shape(3)
+        self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([query[0], query[1], targets[2]]))
+
+    def clone_with_new_inputs(self, inputs: list[Any]) -> _Embedding:
+        return _Embedding(inputs, self._settings)
+
+    def has_evaluate(self) -> bool:
+        return True
+
+    def evaluate(self, outputs: list[Any], inputs: list[Any]) -> bool:
+        values = ops.neighbour_embedding(*(tensor.data for tensor in inputs), **self._settings)
+        outputs[0].shape = values.shape
+        outputs[0].data[...] = values
+        return True
+
+    def visit_attributes(self, visitor: Any) -> bool:
+        return True

@@ -13,9 +13,11 @@ from fhrt.errors import MissingExtraError, WeightsError
 from fhrt.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TypeProto
+    from onnx import ModelProto, NodeProto, TensorProto, TypeProto
 
 DOMAIN = "fhrt"
+ON_HOST = [(DOMAIN, "NeighbourEmbedding")]
+"""Nodes that no device has a kernel for; there they are executed as the standard operators that they stand for."""
 ACTIVATIONS = {"Relu": 0.0, "LeakyRelu": 0.01}
 """Those that the sub-pixel shuffle's kernel computes as it moves values, and their default slope below zero."""
 
@@ -59,12 +61,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A ``fhrt`` node. ``attributes``: as in the graph; ``negative_slope`` of an activation that follows, where the kernel takes it."""
+    """A ``fhrt`` node. ``attributes``: as in the graph; ``negative_slope`` of an activation that follows, where the kernel takes it.
+    ``constants``: what the node takes after its inputs, as it stands in the bundle.
+    """
 
     op: str
     attributes: Mapping[str, Any]
     inputs: tuple[Tensor, ...]
     output: Tensor
+    constants: tuple[TensorProto, ...] = ()
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -86,13 +91,14 @@ class Plan:
     last_use: Mapping[str, int]
 
 
-def cut(bundle: Bundle) -> Plan:
-    """The plan of a bundle with as few segments as its graph allows. Raises MissingExtraError without onnx, WeightsError for a graph that
-    cannot be cut.
+def cut(bundle: Bundle, *, device: bool = False) -> Plan:
+    """The plan of a bundle with as few segments as its graph allows. device: whether its kernels run on one (`ON_HOST`). Raises
+    MissingExtraError without onnx, WeightsError for a graph that cannot be cut.
     """
     onnx = require_onnx()
     try:
-        return cut_model(onnx.load(bundle.graph, load_external_data=False))
+        model = onnx.load(bundle.graph, load_external_data=False)
+        return cut_model(onnx.inliner.inline_selected_functions(model, ON_HOST) if device else model)
     except WeightsError as error:
         raise WeightsError(f"{bundle.graph} cannot be cut: {error}") from error
 
@@ -100,6 +106,7 @@ def cut(bundle: Bundle) -> Plan:
 def require_onnx() -> Any:
     """The onnx package. Raises MissingExtraError."""
     try:
+        import onnx.inliner
         import onnx.shape_inference
     except ImportError as error:
         raise MissingExtraError('a bundle is cut with the onnx package: pip install "fhrt[tensorrt]"') from error
@@ -159,8 +166,10 @@ class _Cutter:
         """A node of our domain; the activation right behind a shuffle goes with it, and into ``fused``."""
         from onnx.helper import get_node_attr_value
 
-        if held := set(node.input) & self.constants:
-            raise WeightsError(f"node {node.name or node.op_type} takes the constant {sorted(held)[0]}")
+        held = [name for name in node.input if name in self.constants]
+        stored = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        if held and (node.op_type != "NeighbourEmbedding" or held != list(node.input[1:]) or not set(held) <= set(stored)):
+            raise WeightsError(f"node {node.name or node.op_type} takes the constant {held[0]}")
         attributes = {each.name: get_node_attr_value(node, each.name) for each in node.attribute}
         attributes = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
         output = node.output[0]
@@ -171,7 +180,8 @@ class _Cutter:
                 attributes["negative_slope"] = slope
                 output = after.output[0]
                 fused.add(output)
-        return Kernel(node.op_type, attributes, self.tensors(node.input), self.tensor(output))
+        inputs = self.tensors(name for name in node.input if name not in held)
+        return Kernel(node.op_type, attributes, inputs, self.tensor(output), tuple(stored[name] for name in held))
 
     def segment(self, nodes: list[NodeProto], later: set[str], number: int) -> Segment:
         from onnx import helper
@@ -239,7 +249,7 @@ def fold_weights(model: ModelProto) -> None:
     """Weights as its layers read them, whose files keep them smaller: TensorRT wants those of a convolution to be constants. Changes
     ``model``, which holds its weights inside. A graph that computes in INT8 keeps its int8 weights.
     """
-    from onnx import numpy_helper
+    from onnx import TensorProto, numpy_helper
     from onnx.helper import get_node_attr_value, tensor_dtype_to_np_dtype
 
     graph = model.graph
@@ -248,7 +258,7 @@ def fold_weights(model: ModelProto) -> None:
     for node in list(graph.node):
         if not set(node.input) <= held.keys():
             continue
-        if node.op_type == "Cast":
+        if node.op_type == "Cast" and held[node.input[0]].data_type == TensorProto.FLOAT16:
             values = numpy_helper.to_array(held[node.input[0]]).astype(tensor_dtype_to_np_dtype(get_node_attr_value(node, "to")))
         elif node.op_type == "DequantizeLinear" and not int8:
             packed, scale = (numpy_helper.to_array(held[name]) for name in node.input)

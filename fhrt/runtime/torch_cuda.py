@@ -56,7 +56,7 @@ class TorchEngine:
         self.device = torch.device("cpu") if on_cpu else torch.device("cuda", options.device_index)
         self.array_library = None if on_cpu else Torch(options.device_index)
         self.precision = "fp32" if on_cpu or options.precision == "fp32" else "fp16"
-        self.plan = halve(cut(bundle)) if self.precision == "fp16" else cut(bundle)
+        self.plan = halve(cut(bundle, device=True)) if self.precision == "fp16" else cut(bundle, device=True)
         self._steps = [step if isinstance(step, Kernel) else TorchSegment(step, bundle, self.device) for step in self.plan.steps]
         self._buckets: dict[int, _Bucket] = {}
 

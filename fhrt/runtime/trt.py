@@ -279,7 +279,7 @@ def _pinned(tensor: Tensor, batch: int) -> NDArray[Any]:
 
 def _plan(bundle: Bundle, precision: str) -> tuple[Plan, str]:
     """The plan in a precision; "auto" is int8 for a quantised graph and fp16 for any other."""
-    plan = cut(bundle)
+    plan = cut(bundle, device=True)
     segments = [step for step in plan.steps if isinstance(step, Segment)]
     quantised = any(node.op_type == "QuantizeLinear" for segment in segments for node in segment.model.graph.node)
     if precision == "auto":

@@ -47,7 +47,14 @@ def test_every_instruction_set_passes_the_ops_tests(isa: str) -> None:
     if named.stdout.strip() != isa:
         pytest.skip(f"this machine has no {isa}: it runs {named.stdout.strip()}")
     files = [
-        str(ROOT / "tests" / name) for name in ("ops/test_ops.py", "ops/test_native.py", "ops/test_yuv.py", "faces/test_follow_ops.py")
+        str(ROOT / "tests" / name)
+        for name in (
+            "ops/test_ops.py",
+            "ops/test_native.py",
+            "ops/test_neighbour_embedding.py",
+            "ops/test_yuv.py",
+            "faces/test_follow_ops.py",
+        )
     ]
     done = subprocess.run([*python, "-m", "pytest", "-o", "addopts=", "-q", "-x", *files], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

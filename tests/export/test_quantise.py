@@ -209,10 +209,11 @@ def test_ranges_clip_what_is_rare() -> None:
     assert _clipped(np.zeros(5, np.float32), 0.0) == 1
 
 
-def test_the_shipped_form_of_urdgn_is_within_the_limit() -> None:
-    card = read_card(SHIPPED / "urdgn")
+@pytest.mark.parametrize("name", ["mnce", "urdgn"])
+def test_the_shipped_form_is_within_the_limit(name: str) -> None:
+    card = read_card(SHIPPED / name)
     assert card.int8 is not None and card.int8.faces == 652 and card.int8.worst <= INT8_LOSS["sr"]
-    assert load("urdgn", backend="openvino").precision == "int8"
+    assert load(name, backend="openvino").precision == "int8"
 
 
 def test_a_convolution_of_a_concatenation_is_split_unless_a_part_is_quantised_anyway() -> None:
