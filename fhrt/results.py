@@ -25,7 +25,7 @@ ACCENT = (80, 200, 255)
 PAD = 16
 CAPTION = 26
 ARROW = 28
-FRAME_WIDTH, FRAME_HEIGHT = 1280, 4096  # a smaller frame is enlarged to about this width, within this height, before its boxes are drawn
+FRAME_WIDTH, FRAME_HEIGHT = 1280, 4096
 
 
 T = TypeVar("T")
@@ -119,8 +119,7 @@ class Result:
         if max_faces < 0:
             raise BadInputError(f"max_faces must not be negative, got {max_faces}")
         shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
-        height, width = self.frame.shape[:2]
-        zoom = max(1, min(round(FRAME_WIDTH / width), FRAME_HEIGHT // height))
+        zoom = zoom_to_show(self.frame)
         frame = paste_faces(self._bgr(self.frame), [], zoom)
         for face in self.faces:
             if not any(face is one for one in shown):
@@ -183,6 +182,12 @@ def write_picture(path: str | Path, picture_bgr: Picture) -> Path:
     if not done:
         raise BadInputError(f'cannot write {path}: "{path.suffix}" is not a picture format; use .png, .jpg or .webp')
     return write_bytes(path, data.tobytes())
+
+
+def zoom_to_show(frame: Picture) -> int:
+    """How many times a frame is enlarged before its boxes are drawn: a small one to about `FRAME_WIDTH`, a thin one less."""
+    height, width = frame.shape[:2]
+    return max(1, min(round(FRAME_WIDTH / width), FRAME_HEIGHT // height))
 
 
 def draw_box(frame: Picture, box: tuple[float, float, float, float], zoom: int, label: str) -> None:

@@ -57,7 +57,8 @@ def open_bundle(name: str | Path) -> Bundle:
             raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
         if not folder.is_dir():
             if str(name) in SYSTEMS:
-                raise UnknownModelError(f"{name} has no weights here; install a bundle of it (fhrt models add) or train it: python -m training {SYSTEMS[str(name)]} {name} --data DIR")
+                train = f"python -m training {SYSTEMS[str(name)]} {name} --data DIR"
+                raise UnknownModelError(f"{name} has no weights here; install a bundle of it (fhrt models add) or train it: {train}")
             raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
     card = read_card(folder)
     for file, expected in card.sha256.items():

@@ -15,9 +15,10 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from fhrt.errors import BadInputError
 from fhrt.stream.metrics import MetricsServer
 from fhrt.stream.pipeline import Stream, camera_list
-from fhrt.video import JsonFormatter, Percentiles, State, find_sources
+from fhrt.video import JsonFormatter, Percentiles, State, find_sources, redact
 from fhrt.video.cameras import read_cameras
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def open_sinks(outputs: Sequence[str], sources: str | list[str], paste: int | No
         return []
     from fhrt.stream.sinks import open_sink
 
+    twice = {text for text in outputs if outputs.count(text) > 1}
+    if twice:
+        raise BadInputError(f"named twice as an output: {', '.join(sorted(redact(text) for text in twice))}")
     names = list(read_cameras(path)) if (path := camera_list(sources)) else [source.name for source in find_sources(sources)]
     return [open_sink(text, paste=paste, sources=names) for text in outputs]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from fhrt.faces.inputs import Picture, swap_channels
-from fhrt.results import ACCENT, BACKGROUND, FRAME_WIDTH, PAD, TEXT, Face, Result, draw_box, draw_text
+from fhrt.results import ACCENT, BACKGROUND, PAD, TEXT, Face, Result, draw_box, draw_text, zoom_to_show
 
 SIDE = 128  # of an SR face in the strip; its LR face is shown at half of that
 TILE = SIDE // 2 + SIDE  # width of the two
@@ -24,7 +24,7 @@ class View:
     def draw(self, result: Result) -> Picture:
         """BGR uint8 `[H, W, 3]`, a new array: the frame, a small one enlarged by a whole number, and below it the strip."""
         frame = result.frame if result.color == "bgr" else swap_channels(result.frame)
-        zoom = max(1, round(FRAME_WIDTH / frame.shape[1]))
+        zoom = zoom_to_show(frame)
         height, width = frame.shape[0] * zoom, frame.shape[1] * zoom
         canvas = np.empty((height + SIDE + 2 * PAD, width, 3), np.uint8)
         canvas[height:] = BACKGROUND

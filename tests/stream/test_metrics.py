@@ -112,6 +112,7 @@ def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
         (["none.mp4"], "does not exist"),
         (["{clip}", "--policy", "newest"], "policy must be"),
         (["{clip}", "--metrics", "metrics"], "PORT"),
+        (["{clip}", "-o", "rtsp://me:secret@a/b", "-o", "rtsp://me:secret@a/b"], "named twice as an output: rtsp://"),
     ],
 )
 def test_the_command_refuses_in_one_line(clips, arguments: list[str], said: str) -> None:

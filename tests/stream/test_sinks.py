@@ -89,6 +89,7 @@ def test_faces_at_the_edge_and_in_tiny_or_narrow_frames_are_drawn() -> None:
         outside = face(1)
         outside.box = (-5, -5, size[0] + 5, size[1] + 5)
         assert View().draw(result(0, outside, size=size)).ndim == 3
+    assert View().draw(result(0, size=(1, 500))).shape[:2] == (500 * 8 + 160, 8)  # not 1280 times as high
 
 
 def test_192_pixels_of_sr_fit_in() -> None:
