@@ -88,6 +88,11 @@ class Machine:
         steps = gpu_check.steps(self.size is REHEARSED, self.state / "scratch", None)
         yield from (step for step in steps if step.name.startswith(prefixes))
 
+    def build(self) -> Iterator[Step]:
+        """The native module for this Python, where it is missing."""
+        if not any((ROOT / "fhrt" / f"_C{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+            yield from self.check("build")
+
     def network(self, command: str, out: str, name: str, *options: str, seconds: float, margin: float) -> Step:
         """A network that tells people apart."""
         given = ("--data", self.faces, "--out", self.run(out), "--device", self.size.device, "--seconds", SECONDS, *options)
@@ -183,9 +188,7 @@ class Machine:
 def work(number: int, out: Path, machine: Machine, only: Sequence[str], limit: float) -> bool:
     """One job: what was done before is left out unless ``only`` names it, what fails is told, what is whole is brought, come what may."""
     freight.take_in(machine.carried, machine.faces)
-    before = [*machine.wheels()]
-    if number != 1 and not any((ROOT / "fhrt" / f"_C{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
-        before += machine.check("build")
+    before = [*machine.wheels(), *(machine.build() if number != 1 else ())]
     steps = list(machine.jobs()[number]())
     chosen = _chosen(steps, machine.done, tuple(only))
     if only and not chosen:

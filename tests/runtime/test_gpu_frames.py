@@ -94,9 +94,10 @@ def test_with_a_detector_and_pasted(holder: str, on_gpu: Hallucinator, on_cpu: H
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_boxes_may_lie_there_too(holder: str, on_cpu: Hallucinator) -> None:
-    boxes = [face.box for face in on_cpu.run(FRAME, HOLDERS[holder](np.array(BOXES))).faces]
-    assert boxes == [tuple(box) for box in BOXES]
+def test_boxes_may_lie_there_too(holder: str, on_gpu: Hallucinator, on_cpu: Hallucinator) -> None:
+    for hallucinator in (on_gpu, on_cpu):
+        boxes = [face.box for face in hallucinator.run(FRAME, HOLDERS[holder](np.array(BOXES))).faces]
+        assert boxes == [tuple(box) for box in BOXES]
 
 
 def test_one_download_for_all_faces(on_gpu: Hallucinator, monkeypatch: pytest.MonkeyPatch) -> None:

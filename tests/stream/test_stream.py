@@ -306,8 +306,9 @@ def test_a_detector_that_is_busy_does_not_hold_up_the_end(make, minute) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 sys.path[:0] = {path!r}
 import fhrt.runtime
 from known import KnownDetector, KnownEngine
