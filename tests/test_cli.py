@@ -176,7 +176,7 @@ def test_a_full_disk_under_standard_output_is_one_line(command, folder, tmp_path
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    process = subprocess.Popen([sys.executable, "-m", "fhrt", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-P", "-m", "fhrt", "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait()

@@ -98,7 +98,7 @@ def test_tiles_find_what_the_whole_frame_shows(detector: CentreDetector, crowd: 
     assert len(sure) >= 5
     for row in sure:
         nearest = tiled[np.abs(tiled[:, :4] - row[:4]).max(1).argmin()]
-        np.testing.assert_allclose(nearest[:4], row[:4], atol=1.0)
+        np.testing.assert_allclose(nearest[:4], row[:4], atol=2.0)  # a tile shows less around a face at its edge
     assert abs(len(tiled) - len(whole)) <= 0.15 * len(whole)
 
 
