@@ -232,13 +232,13 @@ def write_archive(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_jobs_rehearsed_and_what_came_back_goes_on(tmp_path: Path) -> None:
-    """Jobs 2 to 5 on the CPU; then at home: parts united, one step more, exported."""
+    """Jobs 2 to 6 on the CPU; then at home: parts united, one step more, exported."""
     write_archive(tmp_path / "data")
     carry, state = tmp_path / "carry", tmp_path / "state"
 
-    def call(*words: str | Path) -> None:
+    def call(*words: str | Path, codes: tuple[int, ...] = (0,)) -> None:
         done = subprocess.run([sys.executable, "-m", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        assert done.returncode in codes, done.stdout[-4000:] + done.stderr[-4000:]
 
     call("benchmarks", "pack", "--data", tmp_path / "data", "--out", carry, "--faces", "6")
     freight.take_in(carry / "1", state / "faces")
@@ -246,6 +246,9 @@ def test_the_jobs_rehearsed_and_what_came_back_goes_on(tmp_path: Path) -> None:
     for number in (2, 3, 4, 5):
         outs.append(tmp_path / f"out{number}")
         call("benchmarks.gpu_jobs", number, outs[-1], "--rehearse", "--state", state, "--carry", carry)
+    # The last job brings what had no room before; whether lite reaches its aim on this processor is no matter.
+    outs.append(tmp_path / "out6")
+    call("benchmarks.gpu_jobs", "6", outs[-1], "--rehearse", "--state", state, "--carry", carry, "--only", "model-lite", codes=(0, 1))
     call("benchmarks.gpu_jobs", "3", tmp_path / "more", "--rehearse", "--state", state, "--carry", carry, "--only", "tdn-fit")
     assert "--resume" in (tmp_path / "more" / "log.txt").read_text()
     for recipe in ("mtun", "tdn", "csrip", "urdgn"):
