@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from fhrt.errors import BadInputError
 from fhrt.models.layers import ModelOutput
@@ -84,11 +84,16 @@ def embed(query: Tensor, entries: Codes, targets: Codes, count: int, strength: f
     return (weights[:, :, None] @ targets.pick(indices))[:, :, 0]
 
 
-@torch.library.custom_op("fhrt::neighbour_embedding", mutates_args=())
+@library.custom_op("fhrt::neighbour_embedding", mutates_args=())
 def _embed_node(
     query: Tensor, codes: Tensor, scale: Tensor, target_codes: Tensor, target_scale: Tensor, neighbours: int, strength: float
 ) -> Tensor:
-    raise NotImplementedError("this stands for `embed` in a graph that is being exported, and is never called")
+    """`embed`, as the node that it is in an exported graph."""
+    entries, targets = ((each.float() - 128) * worth for each, worth in ((codes, scale), (target_codes, target_scale)))
+    squared, indices = nearest(query, entries, neighbours, None)
+    component = torch.arange(len(codes), device=codes.device)[:, None, None]
+    weights = locality_weights(query, entries[component, indices], squared, strength)
+    return (weights[:, :, None] @ targets[component, indices])[:, :, 0]
 
 
 @_embed_node.register_fake

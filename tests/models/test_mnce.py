@@ -17,6 +17,7 @@ from fhrt.models.neighbours import (
     Codes,
     Components,
     affine_weights,
+    embed,
     fading,
     five_components,
     locality_weights,
@@ -285,3 +286,13 @@ def test_dictionaries_are_written_and_read_again(archive: Path, tmp_path: Path) 
         build_mnce(archive, tmp_path, denoiser=path, **{**small, "faces": 13})
     with pytest.raises(BadInputError, match="lle"):
         build_embedding("pca", archive, tmp_path)
+
+
+def test_the_node_of_an_exported_graph_is_what_it_stands_for() -> None:
+    entries, targets = Codes(5, 20, 50, 6), Codes(5, 30, 50, 8)
+    for each in (entries, targets):
+        each.codes.copy_(torch.randint(0, 255, each.codes.shape, dtype=torch.uint8))
+        each.scale.uniform_(0.1, 1)
+    query = 20 * torch.randn(5, 3, 6)
+    node = torch.ops.fhrt.neighbour_embedding(query, entries.codes, entries.scale, targets.codes, targets.scale, 7, 0.1)
+    torch.testing.assert_close(node, embed(query, entries, targets, 7, 0.1))
