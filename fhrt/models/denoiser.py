@@ -77,7 +77,7 @@ class Reduction(nn.Module):
 
 
 def regularise(lr: Tensor, denoiser: Callable[[Tensor], Tensor], reduction: Reduction, strength: float, steps: int) -> Tensor:
-    """f(y): ``steps`` times x ← (HᵀH + λI)⁻¹(Hᵀy + λ·h(x)) from the bicubic enlargement (models.md section 6, step 1).
+    """f(y): ``steps`` times x ← (HᵀH + λI)⁻¹(Hᵀy + λ·h(x)) from the bicubic enlargement (Jiang et al., 2018, the denoiser step).
 
     lr: y [N, 3, low, low] in [-1, 1]; strength: λ, to be compared with the eigenvalues of HᵀH, 1/64 at most for an 8× reduction. Returns
     [N, 3, high, high]. With ``steps`` 0 it is the bicubic enlargement. Raises BadInputError unless λ > 0 and steps ≥ 0.

@@ -1,6 +1,6 @@
 """MNCE: deep denoiser and multi-layer neighbour component embedding (Jiang, Yu, Hu, Tang & Ma, IJCAI 2018), 16×16 → 128×128, aligned.
 
-models.md section 6. Where this differs from the paper, because it validated better or the time per face asked for it:
+Where this differs from the paper, because it validated better or the time per face asked for it:
 
 - The picture is worked on at ``side`` 64 and enlarged bicubically at the end: that loses nothing that can be predicted from 16×16 pixels
   (a 64×64 copy of the truth scores 35 dB), and a denoiser step costs a quarter.

@@ -57,7 +57,7 @@ def solve(system: Tensor, right: Tensor) -> Tensor:
 
 
 def locality_weights(query: Tensor, neighbours: Tensor, squared: Tensor, strength: float) -> Tensor:
-    """w* = argmin ‖q − Σ w_k n_k‖² + λ‖d ⊙ w‖² (Jiang et al. 2018, models.md section 6, step 2); the weights need not sum to one.
+    """w* = argmin ‖q − Σ w_k n_k‖² + λ‖d ⊙ w‖² (Jiang et al., 2018, the embedding step); the weights need not sum to one.
 
     query [..., p], neighbours [..., K, p], squared distances [..., K], of which d² is the `fading`, strength: λ > 0. Returns [..., K]. With
     B = D⁻¹N it is D⁻¹(BBᵀ + λI)⁻¹Bq = D⁻¹B(BᵀB + λI)⁻¹q: K equations or p, whichever is fewer.
@@ -183,7 +183,7 @@ def position_patches(side: int, stride: int, overlap: int = 0) -> Tensor:
 
 
 def five_components(side: int) -> Tensor:
-    """Shares [5, side, side] of brows, eyes, nose, mouth and the rest of the canonical tight face, with soft edges (models.md section 6).
+    """Shares [5, side, side] of brows, eyes, nose, mouth and the rest of the canonical tight face, with soft edges.
 
     The boxes hold the landmarks of nine in ten training faces.
     """
