@@ -203,16 +203,20 @@ def detector(
     frames: Annotated[Path, typer.Option(help="Folder with train.tar and boxes.json: photographs with faces.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/detector"),
     resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this bundle folder.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
     steps: Annotated[int, typer.Option(min=1, help="Last step.")] = 20000,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a step.")] = 16,
+    lr: Annotated[float, typer.Option(min=1e-8, help="Highest learning rate; less for a --start.")] = 2e-3,
     workers: Annotated[int, typer.Option(min=0, help="Processes that compose pictures.")] = 1,
 ) -> None:
     """Train the detector of tiny faces."""
     from training.detector import train_detector
 
     with _plain_errors():
-        recalls = train_detector(data, frames, out, steps=steps, batch=batch, resume=resume, device=device, workers=workers)
+        recalls = train_detector(
+            data, frames, out, steps=steps, batch=batch, lr=lr, resume=resume, start=start, device=device, workers=workers
+        )
     typer.echo("recall at one false positive per photograph: " + "  ".join(f"{name} px {value:.3f}" for name, value in recalls.items()))
 
 

@@ -21,16 +21,19 @@ from fhrt.faces.centres import decode, probability, score_features
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
 from fhrt.protocols.frames import HELD_BACK, walk_frames
+from fhrt.runtime.bundle import read_card
 from training import checkpoint
 from training.faces import describe, load_faces
 from training.loop import DivergedError
 from training.scenes import SIDE, Photograph, Scene, make_scene
+from training.unfold import unfold
 
 CELLS = SIDE // STRIDE
 SPREAD, LEAST_SPREAD = 0.07, 0.55  # standard deviation of a face's peak: parts of its box, and cells
 NEAR = 0.2  # of a peak's height from which on a cell answers for the face's geometry
 WEIGHTS = {"heat": 1.0, "box": 2.0, "place": 1.0, "eyes": 1.0}
 SAVE_SECONDS, LOG_EVERY = 240.0, 50
+UNFOLD_WITH = 64  # scenes
 
 
 class Targets(NamedTuple):
@@ -136,12 +139,13 @@ def load_photographs(frames: Path, split: str) -> list[Photograph]:
 
 def train_detector(
     data: Path, frames: Path, out: Path, *, steps: int = 20000, batch: int = 16, lr: float = 2e-3, workers: int = 1,
-    validate_every: int = 1000, resume: bool = False, device: str = "cpu", seed: int = 1,
+    validate_every: int = 1000, resume: bool = False, start: Path | None = None, device: str = "cpu", seed: int = 1,
 ) -> dict[str, float]:  # fmt: skip
     """Train `Detector` in the folder ``out`` (``last.safetensors``, ``best.safetensors``) to its last step; gives its best recalls.
 
-    AdamW, warm-up and cosine decay, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on. Raises BadInputError for what the
-    archives' readers refuse, DivergedError.
+    AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
+    the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse, WeightsError for a bundle or checkpoint that
+    is damaged or another network's, DivergedError.
     """
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
@@ -149,7 +153,13 @@ def train_detector(
     if len(photographs) <= HELD_BACK:
         raise BadInputError(f"{frames} has {len(photographs)} photographs to train with; {HELD_BACK} of them validate")
     out.mkdir(parents=True, exist_ok=True)
-    model = Detector().to(device, memory_format=torch.channels_last)
+    facts = {"model": "detector"}
+    model = Detector()
+    if start is not None and not resume:
+        seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
+        model = unfold(start, seen[0].frame.float() / 255)
+        facts["start"] = read_card(start).training
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
     average, step, best = checkpoint.plain_state(model), 0, 0.0
     if resume:
@@ -158,8 +168,9 @@ def train_detector(
         average = {key: value.to(device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(optimiser, "optimiser", tensors)
         step, best = about["step"], about["best"]
+        facts |= {key: about[key] for key in ("start",) if key in about}
     scenes = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", batch, seed, step, steps)
-    facts = {"model": "detector", "data": f"{describe(data, 'train', len(scenes.faces))}; {len(photographs) - HELD_BACK} photographs"}
+    facts["data"] = f"{describe(data, 'train', len(scenes.faces))}; {len(photographs) - HELD_BACK} photographs"
 
     def save() -> None:
         tensors = checkpoint.pack("model", model.state_dict()) | checkpoint.pack("average", average)
@@ -201,7 +212,8 @@ def train_detector(
                     console.print(f"step {step}  {told}")
                     with (out / "log.txt").open("a") as log:
                         log.write(f"step {step}  {told}\n")
-                    if (mean := float(np.mean(list(recalls.values())))) > best:
+                    mean = float(np.mean(list(recalls.values())))
+                    if mean > best or step == steps:  # the figure is noisy; once the rate has come down, the last weights are the best
                         best = mean
                         checkpoint.save(
                             out / "best.safetensors", average, facts | {"step": step, "validation": recalls, "calibration": calibration}

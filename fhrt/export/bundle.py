@@ -81,8 +81,9 @@ def _training(about: dict[str, Any]) -> str:
     data = about.get("data", "data not recorded")
     if "entries" in about:
         return f"{data}, {about['entries']:,} of them in the dictionary"
-    earlier = about.get("earlier_steps", 0)
-    return f"{data}, {about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
+    earlier, start = about.get("earlier_steps", 0), about.get("start", "")
+    steps = f"{data}, {about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
+    return steps + (f"; begun with a bundle's weights: {start}" if start else "")
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

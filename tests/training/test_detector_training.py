@@ -9,15 +9,19 @@ import torch
 from archives import write_frames, write_shard
 from numpy.typing import NDArray
 
-from fhrt.errors import BadInputError
-from fhrt.faces.centres import decode, probability
+from fhrt.errors import BadInputError, UnknownModelError, WeightsError
+from fhrt.export import export_detector
+from fhrt.faces.centres import SHIPPED, decode, probability
 from fhrt.metrics.detection import Matches
 from fhrt.models.detector import Detector, Maps
+from fhrt.runtime import load_frames
+from fhrt.runtime.bundle import read_card
 from training import checkpoint, detector
 from training.detector import CELLS, Targets, losses, targets, train_detector
 from training.faces import FaceSet
 from training.landmarks import Landmarks
 from training.scenes import SIDE, Photograph, Scene, make_scene
+from training.unfold import unfold
 
 
 @pytest.fixture
@@ -160,6 +164,39 @@ def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path:
     assert about["step"] == 4 and not torch.equal(best["model.stem.0.0.weight"], tensors["model.stem.0.0.weight"])
     assert (tmp_path / "a" / "run" / "log.txt").read_text().count("8-12") == 1
     Detector().load_state_dict(checkpoint.unpack("average", best))
+
+
+def test_a_bundle_becomes_the_network_that_it_was_made_of(face_set: FaceSet) -> None:
+    scenes = [make_scene([photograph(number, [])], face_set, np.random.default_rng(number)).picture for number in range(24)]
+    frames = torch.from_numpy(np.stack(scenes).transpose(0, 3, 1, 2)).float() / 255
+    network = unfold(SHIPPED, frames[:16])
+    assert network.training
+    heat, geometry = load_frames(SHIPPED, backend="onnxruntime", precision="fp32").run(np.ascontiguousarray(scenes[20][..., ::-1]))
+    with torch.no_grad():
+        maps = network.eval()(frames[20:21])
+        of_batch = network.train()(frames[:16])
+        as_told = network.eval()(frames[:16])
+    np.testing.assert_allclose(maps.heat.sigmoid().numpy(), heat, atol=2e-4)
+    np.testing.assert_allclose(maps.geometry.numpy(), geometry, atol=5e-3)
+    # What a batch says of itself is what the network was told of it: a first step starts where the bundle ended.
+    torch.testing.assert_close(of_batch.heat, as_told.heat, atol=0.02, rtol=0.02)
+
+
+def test_only_the_detectors_own_bundle_is_begun_with(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not a bundle of fhrt's detector"):
+        train_detector(*folders, tmp_path / "run", steps=1, batch=2, workers=0, start=SHIPPED.parents[1] / "lite")
+    with pytest.raises(UnknownModelError, match="no-such"):
+        train_detector(*folders, tmp_path / "run", steps=1, batch=2, workers=0, start=tmp_path / "no-such")
+
+
+def test_a_run_can_begin_with_a_bundle_and_says_so(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = {"batch": 2, "workers": 0, "validate_every": 1}
+    train_detector(*folders, tmp_path / "run", steps=1, start=SHIPPED, **settings)
+    train_detector(*folders, tmp_path / "run", steps=2, resume=True, **settings)
+    _, about = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert about["step"] == 2
+    folder = export_detector(tmp_path / "run" / "best.safetensors", tmp_path / "bundle")
+    assert "steps; begun with a bundle's weights: 24,000 faces" in read_card(folder).training
 
 
 def test_too_few_photographs_are_refused_before_the_first_step(
