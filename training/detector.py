@@ -145,7 +145,7 @@ def train_detector(
 
     AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
     the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse, WeightsError for a bundle or checkpoint that
-    is damaged or another network's, DivergedError.
+    is damaged or another network's, UnknownModelError where there is no such bundle, DivergedError.
     """
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
@@ -159,7 +159,7 @@ def train_detector(
         seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
         model = unfold(start, seen[0].frame.float() / 255)
         facts["start"] = read_card(start).training
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
     average, step, best = checkpoint.plain_state(model), 0, 0.0
     if resume:
@@ -168,7 +168,8 @@ def train_detector(
         average = {key: value.to(device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(optimiser, "optimiser", tensors)
         step, best = about["step"], about["best"]
-        facts |= {key: about[key] for key in ("start",) if key in about}
+        if "start" in about:
+            facts["start"] = about["start"]
     scenes = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", batch, seed, step, steps)
     facts["data"] = f"{describe(data, 'train', len(scenes.faces))}; {len(photographs) - HELD_BACK} photographs"
 

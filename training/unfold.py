@@ -13,7 +13,9 @@ from fhrt.models.detector import Detector
 from fhrt.runtime.bundle import WEIGHTS, open_bundle
 
 TRAINED = 0.2
-"""Root mean square of a normalised layer's weights, about what tens of thousands of steps leave."""
+"""Root mean square of a normalised layer's weights. Their scale is free, and decides how far a step turns them: 200 steps, the rate rising to
+1e-3, left the heat's loss of a batch 5 % above the bundle's; with filters of length 1 it was 23 %.
+"""
 
 
 def unfold(folder: Path, frames: Tensor) -> Detector:
@@ -26,6 +28,7 @@ def unfold(folder: Path, frames: Tensor) -> Detector:
     stored = {name: value.float() for name, value in load_file(open_bundle(folder).folder / WEIGHTS).items()}
     network = Detector().eval()
     modules = dict(network.named_modules())
+    hooks = []
     behind = {name: _norm_behind(name, modules) for name, module in modules.items() if isinstance(module, nn.Conv2d)}
     try:
         # The bundle takes bytes in BGR.
@@ -36,18 +39,16 @@ def unfold(folder: Path, frames: Tensor) -> Detector:
                 if norm is None:
                     conv.load_state_dict({"weight": weight, "bias": bias})
                     continue
-                # A normalised layer's scale is free, and decides how far a step turns it: at 1 / n² of a trained one's the loss doubled.
                 scale = weight.pow(2).mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6) / TRAINED
                 conv.load_state_dict({"weight": weight / scale})
-                norm.register_forward_pre_hook(_Undo(scale.flatten(), bias))
+                hooks.append(norm.register_forward_pre_hook(_Undo(scale.flatten(), bias)))
             if stored:
                 raise KeyError(next(iter(stored)))
             network(frames)
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{folder} is not a bundle of fhrt's detector: {error}") from error
-    for norm in behind.values():
-        if norm is not None:
-            norm._forward_pre_hooks.clear()
+    for hook in hooks:
+        hook.remove()
     return network.train()
 
 
