@@ -13,8 +13,8 @@ from fhrt.models.detector import Detector
 from fhrt.runtime.bundle import WEIGHTS, open_bundle
 
 TRAINED = 0.2
-"""Root mean square of a normalised layer's weights. Their scale is free, and decides how far a step turns them: 200 steps, the rate rising to
-1e-3, left the heat's loss of a batch 5 % above the bundle's; with filters of length 1 it was 23 %.
+"""Root mean square of a normalised layer's weights. Their scale is free, and decides how far a step turns them: 200 steps, the rate rising
+to 1e-3, left the heat's loss of a batch 5 % above the bundle's; with filters of length 1 it was 23 %.
 """
 
 
