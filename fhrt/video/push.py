@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import threading
-import time
+from contextlib import suppress
+from time import monotonic
 from urllib.parse import urlsplit
 
 from fhrt.errors import BadInputError
@@ -14,8 +17,12 @@ from fhrt.video.reader import SETTLED, STOP, pause
 from fhrt.video.redact import redact
 from fhrt.video.writer import Encoder, need_encoder
 
+PORT = 554  # of an address that names none
 GREETING = 5.0  # seconds that a server may take to answer at all
 SEND = 1.0  # seconds that it may leave a full connection full. FFmpeg waits so long inside calls during which no Python thread runs
+STUCK = 2.0  # seconds after which a picture that is still being sent ends the connection
+
+_connecting = threading.Lock()  # one at a time: a new connection is then known by being new
 
 
 class RtspPush:
@@ -34,6 +41,8 @@ class RtspPush:
         self._stopping = threading.Event()
         self._waiting = False  # between two tries: no picture is needed
         self._connected: float | None = None  # monotonic time
+        self._sending: float | None = None  # monotonic time since when FFmpeg sends a picture
+        self._connection: socket.socket | None = None  # FFmpeg's, while it is known
         self._thread = threading.Thread(target=self._run, name="fhrt-push", daemon=True)
         self._thread.start()
 
@@ -44,6 +53,9 @@ class RtspPush:
 
     def write(self, picture_bgr: Picture, time: float) -> None:
         """Hands over a picture, shown at `time` seconds, instead of one that has not been sent yet. Returns at once."""
+        sending = self._sending
+        if sending is not None and monotonic() - sending > STUCK:
+            self._hang_up()
         with self._changed:
             if self._newest is not None:
                 self.health.drop("superseded")
@@ -56,6 +68,7 @@ class RtspPush:
         with self._changed:
             self._changed.notify()
         self._thread.join(wait)
+        self._hang_up()  # of no effect where the thread has ended
         self.health.change(State.ENDED, "closed")
 
     def _take(self) -> tuple[Picture, float] | None:
@@ -81,7 +94,7 @@ class RtspPush:
                 reason = str(getattr(error, "strerror", None) or error)
                 if isinstance(error, av.error.InvalidDataError):
                     reason = "the server takes no streams, or stopped answering"
-            if self._connected is not None and time.monotonic() - self._connected > SETTLED:
+            if self._connected is not None and monotonic() - self._connected > SETTLED:
                 failures = 0
             delay = pause(state, failures)
             failures += 1
@@ -98,20 +111,41 @@ class RtspPush:
 
         _greet(self._address)
         options = {"rtsp_transport": "tcp", "timeout": str(round(SEND * 1e6)), "flush_packets": "1"}
-        with av.open(self._address, "w", format="rtsp", container_options=options) as container:
-            encoder = Encoder(container, first[0], live=True)
-            container.start_encoding()
-            self._connected = time.monotonic()
-            self.health.change(State.LIVE)
-            taken: tuple[Picture, float] | None = first
-            while taken is not None:
-                packets = encoder.encode(*taken)
-                began = time.monotonic()
-                container.mux(packets)
-                if time.monotonic() - began >= SEND:  # FFmpeg says nothing of a packet that it could not send
-                    raise TimeoutError("the server takes nothing")
-                self.health.frame(time.monotonic())
-                taken = self._take()
+        try:
+            with av.open(self._address, "w", format="rtsp", container_options=options) as container:
+                try:
+                    encoder = Encoder(container, first[0], live=True)
+                    with _connecting:
+                        known = set(_sockets())
+                        container.start_encoding()
+                        self._connection = _connection(_sockets(), known, urlsplit(self._address).port or PORT)
+                    self._connected = monotonic()
+                    self.health.change(State.LIVE)
+                    taken: tuple[Picture, float] | None = first
+                    while taken is not None:
+                        packets = encoder.encode(*taken)
+                        self._sending = began = monotonic()
+                        container.mux(packets)
+                        self._sending = None
+                        if monotonic() - began >= SEND:  # FFmpeg says nothing of a packet that it could not send
+                            raise TimeoutError("the server takes nothing")
+                        self.health.frame(monotonic())
+                        taken = self._take()
+                except BaseException:
+                    self._hang_up()  # or FFmpeg's farewell would wait for the server, too
+                    raise
+        finally:
+            self._sending = None
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _hang_up(self) -> None:
+        """Ends the connection under FFmpeg's feet: it waits `SEND` for each of a picture's hundred packets, and cannot be interrupted."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def check_address(address: str) -> None:
@@ -128,8 +162,37 @@ def check_address(address: str) -> None:
 def _greet(address: str) -> None:
     """Waits until the server answers. FFmpeg would wait for one that is silent inside a call that stops all threads."""
     parts = urlsplit(address)
-    with socket.create_connection((parts.hostname or "", parts.port or 554), timeout=GREETING) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or PORT), timeout=GREETING) as connection:
         bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         connection.sendall(f"OPTIONS {bare} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
         if not connection.recv(4096).startswith(b"RTSP/"):
             raise ConnectionError("what answers is no RTSP server")
+
+
+def _sockets() -> dict[int, int]:
+    """This process's sockets: number of the inode → descriptor. None where the system does not list them (Linux does)."""
+    found = {}
+    with suppress(OSError):
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with suppress(OSError):  # it may be closed by now
+                about = os.stat(descriptor)
+                if stat.S_ISSOCK(about.st_mode):
+                    found[about.st_ino] = descriptor
+    return found
+
+
+def _connection(sockets: dict[int, int], known: set[int], port: int) -> socket.socket | None:
+    """The one connection to a server's port that was not known before; None where there are several: one may be a camera's."""
+    new = []
+    for inode in sockets.keys() - known:
+        with suppress(OSError):
+            each = socket.socket(fileno=os.dup(sockets[inode]))
+            if each.family in (socket.AF_INET, socket.AF_INET6) and each.getpeername()[1] == port:
+                new.append(each)
+            else:
+                each.close()
+    if len(new) == 1:
+        return new[0]
+    for each in new:
+        each.close()
+    return None
