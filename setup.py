@@ -6,6 +6,7 @@ devices, e.g. "90" or "80;86"; all supported ones when left out. FHRT_WEIGHTS ch
 carries, e.g. "lite" or "lite;mnce"; all when left out (the others can be added later: fhrt models add).
 """
 
+import json
 import os
 import platform
 import re
@@ -26,13 +27,26 @@ ISAS["avx512"] = [*ISAS["avx2"], *(f"-mavx512{part}" for part in ("f", "bw", "vl
 # Speed only: the kernels neither trap floating-point exceptions nor read errno.
 OPTIONS = ["-O3", "-std=c++17", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 
+VARIABLES = ("FHRT_NO_CUDA", "FHRT_FORCE_CUDA", "FHRT_CUDA_ARCHS", "CC", "CXX", "CFLAGS", "CXXFLAGS")  # what a build depends on
+
 ParallelCompile("FHRT_BUILD_JOBS", default=0).install()
 
 
 class BuildExt(build_ext):
-    """Compiles csrc/*/*_simd.cpp for every instruction set first, and csrc/*/*.cu where there is nvcc."""
+    """Compiles csrc/*/*_simd.cpp for every instruction set first, and csrc/*/*.cu where there is nvcc.
+
+    It takes minutes, and is left out where nothing changed: neither a source nor what it was built with.
+    """
 
     def build_extension(self, ext: Pybind11Extension) -> None:
+        module, record = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp) / "built.json"
+        built = json.loads(record.read_text()) if record.exists() else {}
+        how = [os.environ.get(name) for name in VARIABLES] + [shutil.which("nvcc")]
+        newest = max(os.stat(path).st_mtime for path in [*ext.sources, *ext.depends, __file__])
+        if not self.force and module.exists() and module.stat().st_mtime > newest and built.get(str(module)) == how:
+            self.announce(f"{module} is up to date", 2)
+            return
+        self.force = True  # setuptools looks at the files' times only, not at what they were built with
         self._add_simd(ext)
         if os.environ.get("FHRT_NO_CUDA") != "1":
             try:
@@ -41,7 +55,10 @@ class BuildExt(build_ext):
                 if os.environ.get("FHRT_FORCE_CUDA") == "1":
                     raise
                 self.warn(f"fhrt is built without CUDA: {error}")
+                how = []  # another try may have more luck
         super().build_extension(ext)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(built | {str(module): how}))
 
     def _add_simd(self, ext: Pybind11Extension) -> None:
         for isa, options in ISAS.items() if platform.machine() in ("x86_64", "AMD64") else [("base", [])]:
