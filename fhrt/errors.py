@@ -31,3 +31,7 @@ class SourceError(FhrtError):
 
 class OutputError(FhrtError):
     """A file or stream of results that cannot be written any further: a disk that is full, a folder that went."""
+
+
+class NobodyReadsError(OutputError):
+    """Whoever read standard output has gone, for good: ``| head``."""

@@ -28,7 +28,7 @@ COLOURS = {State.LIVE: "green", State.CONNECTING: "yellow", State.ENDED: "dim"}
 
 
 def follow(stream: Stream, say: Callable[[str], None], *, status: Console | None = None, metrics: str | None = None) -> None:
-    """Runs a stream to its end or to Ctrl-C, and says what came of it in one line.
+    """Runs a stream to its end, to Ctrl-C or until nobody reads standard output, and says what came of it in one line.
 
     status: where its table is shown meanwhile. metrics: see MetricsServer. Raises what iterating over the stream raises.
     """
@@ -44,6 +44,8 @@ def follow(stream: Stream, say: Callable[[str], None], *, status: Console | None
         try:
             for result in stream:
                 results, faces = results + 1, faces + len(result.faces)
+                if stream.useless:
+                    break
         except KeyboardInterrupt:
             say("stopping")
     took = time.monotonic() - start

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fhrt.errors import FhrtError
+from fhrt.errors import FhrtError, NobodyReadsError
 from fhrt.results import Result
 from fhrt.video import Percentiles, Reader, redact
 from fhrt.video.health import Health, Window
@@ -120,6 +120,7 @@ class SinkThread(Outlet):
         self.results = 0
         self.drops: Counter[tuple[str, str]] = Counter()
         self.problem = ""
+        self.useless = False  # nobody will ever read what it writes
         self._sink = sink
         self._lock = threading.Lock()
         self._age, self._writing = Window(), Window()
@@ -149,6 +150,7 @@ class SinkThread(Outlet):
             with self._lock:
                 self.drops[result.source, "failed"] += 1
             self._note(error)
+            self.useless = isinstance(error, NobodyReadsError)
             return
         now = time.monotonic()
         with self._lock:

@@ -170,6 +170,11 @@ class Stream:
         """How each source does."""
         return [reader.health.snapshot() for reader in self._readers().values()]
 
+    @property
+    def useless(self) -> bool:
+        """Whether all that its sinks wrote to have lost their readers for good (``fhrt stream … -o - | head``)."""
+        return bool(self._sinks) and all(sink.useless for sink in self._sinks)
+
     def sinks(self) -> list[SinkSnapshot]:
         """How each sink does."""
         return [sink.snapshot() for sink in self._sinks]

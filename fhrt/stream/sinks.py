@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from fhrt.errors import BadInputError, OutputError
+from fhrt.errors import BadInputError, NobodyReadsError, OutputError
 from fhrt.faces.inputs import swap_channels
 from fhrt.results import Face, Result, write_picture
 from fhrt.stream.view import View
@@ -295,7 +295,8 @@ class _Lines:
             if self._regular:
                 self._file.truncate(begin)
                 self._file.seek(begin)
-            raise OutputError(f"cannot write {self._name}: {error.strerror}") from error
+            gone = isinstance(error, BrokenPipeError) and self._file.fileno() == 1  # a named pipe may find another reader
+            raise (NobodyReadsError if gone else OutputError)(f"cannot write {self._name}: {error.strerror}") from error
 
     def close(self) -> None:
         self._file.close()

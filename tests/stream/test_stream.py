@@ -347,6 +347,21 @@ def test_signals_end_a_program_with_its_sinks_closed(tmp_path: Path, minute: Pat
     assert "terminate called" not in errors and errors.count("Traceback") == (sent is signal.SIGINT)
 
 
+def test_a_stream_ends_when_nobody_reads_standard_output(minute: Path) -> None:
+    command = [sys.executable, "-P", "-m", "fhrt", "stream", str(minute), "--policy", "latest", "-o", "-"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline().startswith("{")
+        process.stdout.close()
+        start = time.monotonic()
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert process.wait(30) == 0 and time.monotonic() - start < 20  # the clip goes on for a minute
+    finally:
+        process.kill()
+    assert "frames with" in told and "standard output: Broken pipe" in told and "Traceback" not in told
+
+
 def test_bad_options_are_refused_before_anything_starts(make, clips, tmp_path: Path) -> None:
     listed = tmp_path / "cameras.yaml"
     listed.write_text(f"cameras: {{a: {clips[0]}}}\n")
