@@ -35,13 +35,14 @@ def fit(
     data: Annotated[Path, typer.Option(help="Folder with the face shards train-NN.tar and val.tar.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue from last.safetensors in the run's folder.")] = False,
-    start: Annotated[Path | None, typer.Option(help="Begin with the fitting weights of this best.safetensors.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Begin with what fits of a best.safetensors or a bundle: lite, FOLDER.")] = None,
     features: Annotated[Path | None, typer.Option(help="VGG-19's weights (.pth or .safetensors) for the feature loss.")] = None,
     identity: Annotated[Path | None, typer.Option(help="Folder with C-SRIP's three identity networks, for its identity term.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")] = "cpu",
     devices: Annotated[int, typer.Option(min=1, help="Devices that share each step (DDP), each with a batch of its own.")] = 1,
     steps: Annotated[int | None, typer.Option(min=1, help="Last step, in place of the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Faces of a step, in place of the recipe's.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-8, help="Highest learning rate, in place of the recipe's; less for a --start.")] = None,
     bf16: Annotated[bool | None, typer.Option("--bf16/--no-bf16", help="In place of the recipe's.")] = None,
     validate_every: Annotated[int | None, typer.Option(min=1, help="Steps, in place of the recipe's.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Stop after so long, and save; go on later with --resume.")] = math.inf,
@@ -56,7 +57,7 @@ def fit(
         if fast:
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
-        settings = _changed(settings, steps=steps, batch=batch, bf16=bf16, validate_every=validate_every)
+        settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fhrt.errors import BadInputError
+from fhrt.errors import BadInputError, WeightsError
 from fhrt.faces.centres import decode, probability, score_features
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
@@ -26,7 +26,7 @@ from training import checkpoint
 from training.faces import describe, load_faces
 from training.loop import DivergedError
 from training.scenes import SIDE, Photograph, Scene, make_scene
-from training.unfold import unfold
+from training.unfold import bundle_weights, unfold
 
 CELLS = SIDE // STRIDE
 SPREAD, LEAST_SPREAD = 0.07, 0.55  # standard deviation of a face's peak: parts of its box, and cells
@@ -157,7 +157,7 @@ def train_detector(
     model = Detector()
     if start is not None and not resume:
         seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
-        model = unfold(start, seen[0].frame.float() / 255)
+        model = from_bundle(start, seen[0].frame.float() / 255)
         facts["start"] = read_card(start).training
     model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
@@ -226,6 +226,17 @@ def train_detector(
         console.print(f"stopped at step {step}; continue with --resume")
     save()
     return recalls
+
+
+def from_bundle(folder: Path, frames: Tensor) -> Detector:
+    """The network of a bundle folder, to go on training; frames [N, 3, H, W], RGB in [0, 1]: see `unfold`. Raises as `bundle_weights`."""
+    model, weights = Detector(), bundle_weights(folder)
+    try:
+        weights["stem.0.0.weight"] = weights["stem.0.0.weight"].flip(1) * 255  # the bundle takes bytes in BGR
+        unfold(model, weights, frames)
+    except (KeyError, WeightsError) as error:
+        raise WeightsError(f"{folder} is not a bundle of fhrt's detector: {error}") from error
+    return model
 
 
 def validate(weights: dict[str, Tensor], photographs: list[Photograph], device: str) -> tuple[dict[str, float], list[float]]:

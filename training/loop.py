@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
@@ -22,9 +23,10 @@ from fhrt import models
 from fhrt.errors import BadInputError, FhrtError, WeightsError
 from fhrt.models.discriminator import Discriminator
 from fhrt.models.srgan import SRGANDiscriminator
+from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
 from training.capture import CapturedStep
-from training.data import Batch, Batches, FromMemory, Source
+from training.data import Batch, Batches, FromMemory, Source, make_batch
 from training.device import THREADS, OnDevice, fits
 from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
@@ -32,12 +34,14 @@ from training.identity import IdentityPrior
 from training.losses import discriminator_loss
 from training.objective import Objective
 from training.recipe import Recipe
+from training.unfold import bundle_weights, unfold
 from training.validation import Validation
 
 SAVE_SECONDS = 240.0
 LOG_EVERY = 50  # steps
 CHECK_EVERY = 50  # steps on a device between two looks at their losses, for each of which the host waits
 GRADIENT = "gradient"  # among a step's loss terms: the norm
+UNFOLD_WITH = 32  # faces, for the normalisations of a bundle's network
 TOO_GOOD = 0.3  # mean loss under which the discriminator is left alone (UR-DGN's released code)
 
 
@@ -110,7 +114,7 @@ class Trainer:
         self.checked: dict[str, Tensor] = {}  # the state when the losses were last looked at
         self.checked_step = 0
         self.unchecked: list[dict[str, Tensor]] = []  # what came of the steps since
-        self.earlier_steps = 0  # of the run whose weights this one began with
+        self.earlier_steps, self.start = 0, ""  # of the run whose weights this one began with; what the bundle says of its training
         if recipe.losses.feature and features is None:
             self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
         if recipe.losses.identity and identity is None:
@@ -328,19 +332,35 @@ class Trainer:
 
     def _about(self) -> dict[str, Any]:
         kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
+        kept |= {"start": self.start} if self.start else {}
         return kept | {"step": self.step, "earlier_steps": self.earlier_steps, "data": self.data}
 
     def start_from(self, path: Path) -> int:
-        """Begin with the weights of ``path`` (a ``best.safetensors``) that have this network's names and shapes; returns how many."""
-        tensors, about = checkpoint.load(path)
+        """Begin with the weights of ``path`` that have this network's names and shapes; returns how many.
+
+        path: a ``best.safetensors``, or a bundle's folder or name. Raises WeightsError, UnknownModelError.
+        """
+        if path.suffix == ".safetensors":
+            tensors, about = checkpoint.load(path)
+        else:
+            tensors, about = self._unfolded(str(path))
         state = self.model.state_dict()
         known = {key: value for key, value in tensors.items() if key in state and value.shape == state[key].shape}
         if not known:
             raise WeightsError(f"{path} holds no weight of {self.recipe.model}")
         self.model.load_state_dict(state | known)
         self.average = checkpoint.plain_state(self.model)
-        self.earlier_steps = about.get("step", 0) + about.get("earlier_steps", 0)
+        self.earlier_steps, self.start = about.get("step", 0) + about.get("earlier_steps", 0), about.get("start", "")
         return len(known)
+
+    def _unfolded(self, bundle: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights of a bundle as they were before its export, and what is known of them."""
+        card = open_bundle(bundle).card
+        if card.name != self.recipe.model:
+            raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
+        seen = make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
+        network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+        return network.state_dict(), {"start": card.training}
 
     def resume(self) -> None:
         """Continue from ``last.safetensors``: model, average, optimiser, random state and position in the data.
@@ -359,6 +379,7 @@ class Trainer:
         if not checkpoint.unpack("optimiser", tensors):
             self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
+        self.start = about.get("start", "")
         self.best_step = about.get("best_step", self.step)
 
 

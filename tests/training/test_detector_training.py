@@ -17,11 +17,10 @@ from fhrt.models.detector import Detector, Maps
 from fhrt.runtime import load_frames
 from fhrt.runtime.bundle import read_card
 from training import checkpoint, detector
-from training.detector import CELLS, Targets, losses, targets, train_detector
+from training.detector import CELLS, Targets, from_bundle, losses, targets, train_detector
 from training.faces import FaceSet
 from training.landmarks import Landmarks
 from training.scenes import SIDE, Photograph, Scene, make_scene
-from training.unfold import unfold
 
 
 @pytest.fixture
@@ -169,7 +168,7 @@ def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path:
 def test_a_bundle_becomes_the_network_that_it_was_made_of(face_set: FaceSet) -> None:
     scenes = [make_scene([photograph(number, [])], face_set, np.random.default_rng(number)).picture for number in range(24)]
     frames = torch.from_numpy(np.stack(scenes).transpose(0, 3, 1, 2)).float() / 255
-    network = unfold(SHIPPED, frames[:16])
+    network = from_bundle(SHIPPED, frames[:16])
     assert network.training
     heat, geometry = load_frames(SHIPPED, backend="onnxruntime", precision="fp32").run(np.ascontiguousarray(scenes[20][..., ::-1]))
     with torch.no_grad():
