@@ -6,6 +6,7 @@ devices, e.g. "90" or "80;86"; all supported ones when left out. FHRT_WEIGHTS ch
 carries, e.g. "lite" or "lite;mnce"; all when left out (the others can be added later: fhrt models add).
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ ISAS["avx512"] = [*ISAS["avx2"], *(f"-mavx512{part}" for part in ("f", "bw", "vl
 # Speed only: the kernels neither trap floating-point exceptions nor read errno.
 OPTIONS = ["-O3", "-std=c++17", "-fno-trapping-math", "-fno-math-errno", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 
-VARIABLES = ("FHRT_NO_CUDA", "FHRT_FORCE_CUDA", "FHRT_CUDA_ARCHS", "CC", "CXX", "CFLAGS", "CXXFLAGS")  # what a build depends on
+VARIABLES = ("FHRT_NO_CUDA", "FHRT_FORCE_CUDA", "FHRT_CUDA_ARCHS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS")  # of a build
 
 ParallelCompile("FHRT_BUILD_JOBS", default=0).install()
 
@@ -41,12 +42,11 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Pybind11Extension) -> None:
         module, record = Path(self.get_ext_fullpath(ext.name)), Path(self.build_temp) / "built.json"
         built = json.loads(record.read_text()) if record.exists() else {}
-        how = [os.environ.get(name) for name in VARIABLES] + [shutil.which("nvcc")]
-        newest = max(os.stat(path).st_mtime for path in [*ext.sources, *ext.depends, __file__])
-        if not self.force and module.exists() and module.stat().st_mtime > newest and built.get(str(module)) == how:
+        how = [_digest([__file__, *ext.depends]), shutil.which("nvcc"), *(os.environ.get(name) for name in VARIABLES)]
+        if not self.force and module.exists() and built.get(str(module)) == [module.stat().st_mtime_ns, *how]:
             self.announce(f"{module} is up to date", 2)
             return
-        self.force = True  # setuptools looks at the files' times only, not at what they were built with
+        self.force = True  # setuptools looks at some files' times only
         self._add_simd(ext)
         if os.environ.get("FHRT_NO_CUDA") != "1":
             try:
@@ -55,10 +55,11 @@ class BuildExt(build_ext):
                 if os.environ.get("FHRT_FORCE_CUDA") == "1":
                     raise
                 self.warn(f"fhrt is built without CUDA: {error}")
-                how = []  # another try may have more luck
+                if isinstance(error, subprocess.CalledProcessError):
+                    how = []  # another try may have more luck
         super().build_extension(ext)
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(built | {str(module): how}))
+        record.write_text(json.dumps(built | {str(module): [module.stat().st_mtime_ns, *how]}))
 
     def _add_simd(self, ext: Pybind11Extension) -> None:
         for isa, options in ISAS.items() if platform.machine() in ("x86_64", "AMD64") else [("base", [])]:
@@ -108,6 +109,14 @@ class BuildPy(build_py):
         if not wanted <= set(bundles.values()):
             raise OptionError(f"FHRT_WEIGHTS names {sorted(wanted)}; there are {sorted(set(bundles.values()))}")
         return [file for file in files if bundles.get(file, "") in wanted | {""}]
+
+
+def _digest(paths: list[str]) -> str:
+    """Of the files' names and contents."""
+    contents = hashlib.sha256()
+    for path in sorted(path for path in paths if os.path.isfile(path)):
+        contents.update(f"{path}\0{os.path.getsize(path)}\0".encode() + Path(path).read_bytes())
+    return contents.hexdigest()
 
 
 def _toolkit(nvcc: str) -> str:

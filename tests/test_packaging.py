@@ -1,5 +1,7 @@
 """What a built package carries."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +43,48 @@ def test_a_build_carries_nothing_of_an_earlier_one(tmp_path: Path) -> None:
 def test_a_bundle_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = build(tmp_path, FHRT_WEIGHTS="lite;light")
     assert done.returncode != 0 and "light" in done.stderr
+
+
+COMPILER = """#!{python}
+import os, sys
+with open({calls!r}, "a") as calls:
+    calls.write("x")
+if "-o" in sys.argv:
+    out = sys.argv[sys.argv.index("-o") + 1]
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    open(out, "w").close()
+"""
+
+
+def test_the_native_module_is_built_again_when_something_changed_only(tmp_path: Path) -> None:
+    """With a compiler that only counts; no nvcc."""
+    source, tools, calls = tmp_path / "source", tmp_path / "tools", tmp_path / "calls"
+    shutil.copytree(ROOT / "csrc", source / "csrc")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    (source / "fhrt").mkdir()
+    (source / "fhrt" / "__init__.py").touch()
+    tools.mkdir()
+    (tools / "g++").write_text(COMPILER.format(python=sys.executable, calls=str(calls)))
+    (tools / "g++").chmod(0o755)
+    environment = {"PATH": str(tools), "CC": str(tools / "g++"), "CXX": str(tools / "g++")}
+
+    def compiled(**more: str) -> int:
+        calls.write_text("")
+        command = [sys.executable, "setup.py", "-q", "build_ext"]
+        done = subprocess.run(command, cwd=source, env=environment | more, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return calls.stat().st_size
+
+    first = compiled()
+    assert first > 20 and compiled() == 0
+    header = source / "csrc" / "parallel.h"
+    times = header.stat()
+    header.write_text(header.read_text() + "\n")
+    os.utime(header, ns=(times.st_atime_ns, times.st_mtime_ns))  # as cp -p and tar leave it
+    assert compiled() == first and compiled() == 0
+    assert compiled(LDFLAGS="-lm") == first
+    (source / "csrc" / "pool.cpp").unlink()
+    assert compiled() == first - 1
+    next((source / "build").glob("lib*/fhrt/_C*")).touch()  # another one, by whatever made it
+    assert compiled() == first - 1
