@@ -129,8 +129,8 @@ def run(
     """Hallucinate the faces of pictures.
 
     Writes for each picture NAME.png (enlarged, faces in place) and NAME_faces.png (boxes, and each face before and
-    after), and for the whole run sheet.png with its best faces. Exit code 1 when some pictures could not be read, 2
-    when none could.
+    after), and for the whole run sheet.png with its best faces; NAME_2 and so on where a name is taken. Exit code 1
+    when some pictures could not be read, 2 when none could.
     """
     from fhrt.hallucinator import Hallucinator
     from fhrt.results import write_picture
@@ -140,8 +140,7 @@ def run(
     hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
     _make_folder(output)
     best: list[Face] = []
-    # Names of input pictures that lie in the output folder are taken too: a picture is never written over.
-    used = {path.stem for path in pictures if path.resolve().parent == output.resolve()}
+    used = {path.stem for path in output.iterdir()}  # nothing is ever written over
     sheet = output / f"{_free_name('sheet', used)}.png"
     count = failed = 0
     with Progress(console=err, transient=True) as progress:

@@ -105,6 +105,16 @@ def test_run_never_writes_over_a_picture_that_it_reads(fhrt_command, folder):
     assert {"a_2.png", "a_2_faces.png", "b_2.png", "sheet_2.png"} <= {path.name for path in folder.iterdir()}
 
 
+def test_run_never_writes_over_what_lies_in_its_folder(fhrt_command, folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.png", "b_2.jpg", "sheet.png", "b_faces.png"):
+        (out / name).write_text(name)
+    assert fhrt_command("run", folder, "-o", out).exit_code == 0
+    assert all((out / name).read_text() == name for name in ("a.png", "b_2.jpg", "sheet.png", "b_faces.png"))
+    assert {"a_2.png", "a_2_faces.png", "b_3.png", "b_3_faces.png", "sheet_2.png"} <= {path.name for path in out.iterdir()}
+
+
 def test_bad_use_is_one_line_and_exit_code_2(fhrt_command, folder, tmp_path):
     (tmp_path / "file").write_text("")
     empty = tmp_path / "empty"
