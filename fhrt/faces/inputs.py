@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -184,10 +185,24 @@ def _check_array(frame: NDArray[Any]) -> Picture:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    if data.startswith(b"\xff\xd8"):  # JPEG: an end-of-image marker must follow the last start of scan
-        return data.rfind(b"\xff\xd9") < max(data.rfind(b"\xff\xda"), 1)
+    if data.startswith(b"\xff\xd8"):
+        return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data
     if data.startswith(b"RIFF"):  # WebP: the header holds the length
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return False
+
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # with what follows it a segment; the others stand among a scan's bytes
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the picture itself has an end: its pieces may hold others' ends, and phones put films behind it."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        at = found.end()
+        if data[at - 1] == 0xD9:
+            return True
+        at += int.from_bytes(data[at : at + 2], "big")
     return False

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from fhrt.errors import BadInputError
-from fhrt.faces.inputs import as_boxes, as_frame
+from fhrt.faces.inputs import as_boxes, as_frame, decode_picture
 
 FRAME = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -47,6 +47,21 @@ def test_files_are_read_and_truncated_ones_refused(tmp_path, ending):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadInputError, match=rf"a\{ending}"):
         as_frame(str(path))
+
+
+def test_what_follows_a_jpeg_is_not_looked_at(tmp_path):
+    """Phones put a film behind the picture, cameras a picture of their own into its head."""
+    progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
+    for options in ([], progressive):
+        jpeg = cv2.imencode(".jpg", cv2.resize(FRAME, (300, 200)), options)[1].tobytes()
+        for seed in range(10):
+            film = np.random.default_rng(seed).bytes(200_000)
+            assert decode_picture(jpeg + film, "a.jpg").shape == (200, 300, 3)
+        inner = cv2.imencode(".jpg", FRAME[:16, :16])[1].tobytes()
+        head = b"\xff\xd8\xff\xe1" + (2 + len(inner)).to_bytes(2, "big") + inner
+        assert decode_picture(head + jpeg[2:], "a.jpg").shape == (200, 300, 3)
+        with pytest.raises(BadInputError, match=r"b\.jpg is truncated"):
+            decode_picture(head + jpeg[2 : len(jpeg) // 2], "b.jpg")
 
 
 def test_a_pil_image_is_turned_as_its_file_is(tmp_path):
