@@ -53,8 +53,8 @@ class Hallucinator:
     ) -> None:
         if color not in ("bgr", "rgb"):
             raise BadInputError(f'color must be "bgr" or "rgb", not {color!r}')
-        if not max_face > 0:
-            raise BadInputError(f"max_face must be above 0, not {max_face}")
+        if not isinstance(max_face, (int, float, np.integer, np.floating)) or not max_face > 0:
+            raise BadInputError(f"max_face must be a number above 0, not {max_face!r}")
         self.color: Color = color
         self.max_face = max_face
         if not isinstance(detector, (str, Path)) and not callable(getattr(detector, "detect", None)):

@@ -66,7 +66,8 @@ class Face:
     """x1, y1, x2, y2 of the tight face in the frame, pixels."""
     score: float
     lr: Later[Picture] = Later()
-    """What the network saw: uint8 `[h, w, 3]` in the frame's channel order."""
+    """What the network saw, rounded to uint8 `[h, w, 3]`, in the frame's channel order. It saw fractions: of its rounding it makes
+    pictures that differ by a few grey levels, in INT8 by more in places."""
     sr: Later[Picture] = Later()
     """What it made: uint8 `[H, W, 3]`, upright."""
     transform: Later[NDArray[np.float32]] = Later()
@@ -109,15 +110,19 @@ class Result:
         """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`. Raises `BadInputError`."""
         if not isinstance(scale, (int, np.integer)) or scale < 1:
             raise BadInputError(f"scale must be a whole number from 1 on, not {scale!r}")
-        return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], int(scale))
+        try:
+            return paste_faces(self.frame, [(face.sr, face.transform) for face in self.faces], int(scale))
+        except (cv2.error, MemoryError) as error:
+            height, width = self.frame.shape[:2]
+            raise BadInputError(f"a picture of {width * scale}x{height * scale} pixels cannot be made: too large") from error
 
     def plot(self, max_faces: int = 24) -> Picture:
         """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces.
 
         uint8 `[H, W, 3]`, channels as in `frame`. Raises `BadInputError`.
         """
-        if max_faces < 0:
-            raise BadInputError(f"max_faces must not be negative, got {max_faces}")
+        if not isinstance(max_faces, (int, np.integer)) or max_faces < 0:
+            raise BadInputError(f"max_faces must be a whole number from 0 on, not {max_faces!r}")
         shown = sorted(self.faces, key=lambda face: -face.width)[:max_faces]
         zoom = zoom_to_show(self.frame)
         frame = paste_faces(self._bgr(self.frame), [], zoom)
@@ -177,10 +182,11 @@ def write_picture(path: str | Path, picture_bgr: Picture) -> Path:
     path = Path(path)
     try:
         done, data = cv2.imencode(path.suffix, picture_bgr)
-    except cv2.error:
-        done = False
+    except cv2.error as error:
+        raise BadInputError(f'cannot write {path}: "{path.suffix}" is not a picture format; use .png, .jpg or .webp') from error
     if not done:
-        raise BadInputError(f'cannot write {path}: "{path.suffix}" is not a picture format; use .png, .jpg or .webp')
+        height, width = picture_bgr.shape[:2]
+        raise BadInputError(f"cannot write {path}: {width}x{height} pixels are more than {path.suffix} takes, perhaps; use .png")
     return write_bytes(path, data.tobytes())
 
 

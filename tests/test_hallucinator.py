@@ -9,6 +9,7 @@ from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
 from fhrt.files import write_bytes
 from fhrt.hallucinator import Hallucinator
+from fhrt.results import write_picture
 
 BOX = (20.0, 10.0, 40.0, 35.0)
 
@@ -148,7 +149,8 @@ def test_hallucinate_takes_lists_and_torch_and_names_ragged_ones(make):
 
 
 def test_bad_options_are_refused(make):
-    for options in ({"color": "gray"}, {"max_face": 0}, {"detector": "retina"}, {"detector": None}, {"detector": object()}):
+    detectors = ({"detector": "retina"}, {"detector": None}, {"detector": object()})
+    for options in ({"color": "gray"}, {"max_face": 0}, {"max_face": None}, *detectors):
         with pytest.raises(BadInputError):
             make(**options)
 
@@ -167,6 +169,19 @@ def test_plot_shows_frame_boxes_and_pairs(make, frame):
 
 def test_plot_of_a_thin_frame_stays_small(make):
     assert make().run(np.zeros((500, 1, 3), np.uint8), []).plot().shape[0] < 5000
+
+
+def test_a_picture_that_cannot_be_made_is_said(make, tmp_path):
+    result = make().run(np.zeros((17000, 8, 3), np.uint8), [])
+    with pytest.raises(BadInputError, match="425000000x200000 pixels cannot be made"):
+        make().run(np.zeros((8, 17000, 3), np.uint8), []).paste(25000)
+    with pytest.raises(BadInputError, match=r"17000 pixels are more than \.webp takes"):
+        write_picture(tmp_path / "a.webp", result.frame)
+    with pytest.raises(BadInputError, match='"\\.xyz" is not a picture format'):
+        write_picture(tmp_path / "a.xyz", result.frame)
+    with pytest.raises(BadInputError, match="max_faces must be a whole number"):
+        result.plot("x")
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_is_whole_or_nothing(make, frame, tmp_path):

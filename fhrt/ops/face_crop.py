@@ -94,9 +94,12 @@ def _per_channel(value: ArrayLike, channels: int) -> NDArray[np.float32]:
         check_real("face_crop", "mean and std", value, -1e30, 1e30)
         return _uniform(value, channels)
     try:
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(value, np.float32), (channels,)))
+        values = np.broadcast_to(np.asarray(value, np.float32), (channels,))
     except (ValueError, TypeError) as error:
         raise BadInputError(f"face_crop: mean and std must be one number or {channels}") from error
+    for each in values:
+        check_real("face_crop", "mean and std", each, -1e30, 1e30)
+    return np.ascontiguousarray(values)
 
 
 @lru_cache(maxsize=16)

@@ -148,6 +148,13 @@ def test_face_crop_turns_with_the_frame(scale: float) -> None:
     np.testing.assert_allclose(ours, ops.face_crop(np.ascontiguousarray(np.rot90(frame, -1)), upright, (16, 18), 0, 1), atol=2e-3)
 
 
+def test_face_crop_refuses_means_that_are_no_numbers() -> None:
+    frame, upright = np.zeros((8, 8, 3), np.uint8), np.array([[[1, 0, 0], [0, 1, 0]]], np.float32)
+    for mean in (np.nan, [1, np.nan, 2], [1, np.inf, 2], [1, 2], "x"):
+        with pytest.raises(BadInputError, match="face_crop: mean and std must be"):
+            ops.face_crop(frame, upright, (4, 4), mean, 1)
+
+
 def test_face_crop_keeps_a_constant_frame_and_clamps_overshoot() -> None:
     transforms = np.concatenate([turned(angle, scale) for angle in (0.0, 0.3) for scale in (0.3, 1, 1.3, 7, 9, 300)])
     transforms[:, :, 2] = RNG.uniform(-5, 30, (len(transforms), 2))
