@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import count
@@ -22,7 +22,7 @@ from fhrt.stream.view import View
 from fhrt.video.push import RtspPush, check_address
 from fhrt.video.reader import STOP
 from fhrt.video.redact import redact
-from fhrt.video.sources import PICTURES, VIDEOS
+from fhrt.video.sources import PICTURES, VIDEOS, Source
 from fhrt.video.writer import FORMATS, VideoWriter, check_writable, need_encoder
 
 SOURCE = "{source}"  # in a path or an address: the source's name
@@ -68,6 +68,26 @@ def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = 
     )
 
 
+def check_outputs(outputs: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raises BadInputError where two outputs that a user named are one file, however it is spelled, or one is a file that is read."""
+    read: set[Hashable] = set()
+    for source in sources:
+        if source.kind in ("file", "pictures"):
+            read |= {_identity(path) for path in source.pictures or [source.address]}
+    taken: set[Hashable] = set()
+    for named in outputs:
+        names = _Names(named)
+        own: set[Hashable] = set()
+        for place in sorted({names.of(source.name) for source in sources}) if SOURCE in named else [named]:
+            files = _files_of(place)
+            if files & read:
+                raise BadInputError(f"{place} is a file that is read; name another one to write")
+            if files & taken:
+                raise BadInputError(f"named twice as an output: {redact(place)}")
+            own |= files
+        taken |= own
+
+
 class VideoFile:
     """A video file per source, as VideoWriter writes it: H.264, with the source's times and, where a video file is the source, its audio.
 
@@ -92,6 +112,9 @@ class VideoFile:
             raise BadInputError(f"{self._path} is closed")
         if result.source not in self._writers:
             path = self._names.of(result.source)
+            for other in self._writers:  # its own source is VideoWriter's affair
+                if _identity(path) == _identity(other):
+                    raise BadInputError(f"{path} is a file that is read; name another one to write")
             source = Path(result.source)
             self._writers[result.source] = VideoWriter(path, source if result.source and source.is_file() else None)
         self._writers[result.source].write(self._draw(result), result.time)
@@ -346,6 +369,20 @@ def safe_name(source: str) -> str:
     elif path.suffix.lower() in VIDEOS | PICTURES or "/" in source:
         source = path.stem if path.suffix.lower() in VIDEOS | PICTURES else path.name
     return re.sub(r"[^\w.-]+", "_", source).strip("._")[:60] or "source"
+
+
+def _files_of(place: str) -> set[Hashable]:
+    """What an output writes to. A folder's index stands for its pictures, which take free names; of a file it is nothing that exists."""
+    return {place} if place == "-" or "://" in place else {_identity(place), _identity(os.path.join(place, INDEX))}
+
+
+def _identity(path: str | Path) -> Hashable:
+    """The same for all spellings of one file, and for all links to it where it exists."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
 
 
 def _refuse_several(named: str) -> None:

@@ -19,6 +19,7 @@ from fhrt.errors import BadInputError, OutputError
 from fhrt.faces.inputs import swap_channels
 from fhrt.results import Face, Result
 from fhrt.stream import BestShots, Callback, JsonLines, RtspOut, VideoFile, open_sink
+from fhrt.stream.command import open_sinks
 from fhrt.stream.view import PAD, SIDE, TILE, View
 from fhrt.video import Reader
 
@@ -356,6 +357,73 @@ def test_passwords_are_in_no_refusal(named: str, sources: tuple[str, ...], messa
     with pytest.raises(BadInputError, match=message) as caught:
         open_sink(named, sources=sources)
     assert "hunter2" not in str(caught.value)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_no_output_is_a_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "cam-a.mp4", "faces.jsonl", "1.png"):  # what is named as a file counts as a video, whatever its ending
+        Path(name).write_text("a recording")
+    Path("link.jsonl").symlink_to("a.mp4")
+    Path("cameras.yaml").write_text("cameras: {hall: a.mp4}")
+    before = names_in(tmp_path)
+    for sources, output in (
+        (["a.mp4", "cam-a.mp4"], "cam-{source}.mp4"),
+        ("*.mp4", "./cam-{source}.mp4"),
+        ("a.mp4", str(tmp_path / "a.mp4")),
+        ("a.mp4", "link.jsonl"),
+        ("faces.jsonl", "faces.jsonl"),
+        ("cameras.yaml", "a.mp4"),
+    ):
+        with pytest.raises(BadInputError, match="is a file that is read; name another one to write"):
+            open_sinks(["new/", output], sources, None)
+    assert names_in(tmp_path) == before and Path("a.mp4").read_text() == Path("cam-a.mp4").read_text() == "a recording"
+
+
+def test_a_file_per_source_spares_the_files_of_the_others(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "x-door.mp4", 3)
+    recorded = clip.read_bytes()
+    sink = VideoFile(tmp_path / "x-{source}.mp4")
+    sink.write(result(0, source=str(clip)))
+    with pytest.raises(BadInputError, match=r"x-door\.mp4 is a file that is read"):
+        sink.write(result(0))
+    sink.close()
+    assert clip.read_bytes() == recorded and names_in(tmp_path) == ["x-door.mp4", "x-x-door.mp4"]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("d.jsonl", "./d.jsonl"),
+        ("t.mp4", "folder/../t.mp4"),
+        ("t.mp4", "link.mp4"),
+        ("x-a.mp4", "x-{source}.mp4"),
+        ("new/", "new"),
+        ("folder", "folder/index.jsonl"),
+        ("-", "-"),
+    ],
+)
+def test_no_two_outputs_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: tuple[str, str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").touch()
+    Path("folder").mkdir()
+    Path("link.mp4").symlink_to("t.mp4")
+    before = names_in(tmp_path)
+    for named in (outputs, outputs[::-1]):
+        with pytest.raises(BadInputError, match="named twice as an output: "):
+            open_sinks(named, "a.mp4", None)
+    assert names_in(tmp_path) == before and not any(Path("folder").iterdir())
+
+
+def test_outputs_that_only_look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4"):
+        Path(name).touch()
+    for sink in open_sinks(["x-{source}.mp4", "y-{source}.mp4", "x.jsonl", "x/", "-", "rtsp://host/{source}"], ["a.mp4", "b.mp4"], None):
+        sink.close()
 
 
 @pytest.mark.parametrize("paste", [0, -1, 1.5])
