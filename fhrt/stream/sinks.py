@@ -231,8 +231,8 @@ class BestShots:
 class JsonLines:
     """One JSON object per frame: source, number, time, latency, faces (track_id, box, score, quality, transform), timings. No pictures.
 
-    path: a file, replaced if it exists, or ``-`` for standard output. Each line is written at once, whole or not at all. Raises
-    BadInputError and OutputError.
+    path: a file, replaced with the first result if it exists, or ``-`` for standard output. Each line is written at once, whole or not
+    at all. Raises BadInputError and OutputError.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -296,33 +296,52 @@ class _Shot:
 
 
 class _Lines:
-    """JSON lines into a file, or standard output, each of them whole or not at all."""
+    """JSON lines into a file, or standard output, each of them whole or not at all.
+
+    A file that is replaced (mode ``w``) stays as it is until the first line, or the end: until then the run may yet be refused.
+    """
 
     def __init__(self, path: Path | None, mode: str) -> None:
         self._name = "standard output" if path is None else str(path)
-        try:
-            self._file = FileIO(1 if path is None else check_writable(path), mode, closefd=path is not None)
-        except OSError as error:
-            raise BadInputError(f"cannot write {self._name}: {error.strerror}") from error
-        self._regular = path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        self._path = None if path is None else check_writable(path)
+        self._mode = mode
+        self._file: FileIO | None = None
+        self._regular = self._closed = False
+        if path is None or mode != "w":
+            try:
+                self._open()
+            except OutputError as error:
+                raise BadInputError(str(error)) from error
 
     def write(self, line: dict[str, Any]) -> None:
-        if self._file.closed:
+        if self._closed:
             raise BadInputError(f"{self._name} is closed")
         data = json.dumps(line, ensure_ascii=False, default=float).encode() + b"\n"
-        begin = os.fstat(self._file.fileno()).st_size
+        file = self._file or self._open()
+        begin = os.fstat(file.fileno()).st_size
         try:
             while data:  # a full disk or a pipe may take a part
-                data = data[self._file.write(data) :]
+                data = data[file.write(data) :]
         except OSError as error:
             if self._regular:
-                self._file.truncate(begin)
-                self._file.seek(begin)
-            gone = isinstance(error, BrokenPipeError) and self._file.fileno() == 1  # a named pipe may find another reader
+                file.truncate(begin)
+                file.seek(begin)
+            gone = isinstance(error, BrokenPipeError) and file.fileno() == 1  # a named pipe may find another reader
             raise (NobodyReadsError if gone else OutputError)(f"cannot write {self._name}: {error.strerror}") from error
 
     def close(self) -> None:
-        self._file.close()
+        """A file without a line is empty then."""
+        if not self._closed:
+            self._closed = True
+            (self._file or self._open()).close()
+
+    def _open(self) -> FileIO:
+        try:
+            self._file = FileIO(1 if self._path is None else self._path, self._mode, closefd=self._path is not None)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._name}: {error.strerror}") from error
+        self._regular = self._path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        return self._file
 
 
 class _Drawing:

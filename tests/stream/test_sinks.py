@@ -1,9 +1,11 @@
 """Sinks as the pipeline uses them: results of several sources in turns, and everything read back from where they went."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,40 @@ def test_each_line_is_there_at_once(tmp_path: Path) -> None:
     ]
     with pytest.raises(BadInputError, match="is closed"):
         sink.write(result(3))
+
+
+def test_an_earlier_file_stays_until_the_first_line_or_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("of an earlier run")
+    sink = JsonLines(path)
+    assert path.read_text() == "of an earlier run"
+    sink.close()
+    sink.close()
+    assert path.read_text() == ""
+    with pytest.raises(BadInputError, match="is closed"):
+        sink.write(result(0))
+
+
+def test_a_folder_of_lines_that_goes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    sink = JsonLines(tmp_path / "folder" / "a.jsonl")
+    (tmp_path / "folder").rmdir()
+    for use in (lambda: sink.write(result(0)), sink.close):
+        with pytest.raises(OutputError, match=r"cannot write .*a\.jsonl: No such file"):
+            use()
+
+
+def test_a_named_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    os.mkfifo(path)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(path.read_text()), daemon=True)
+    reader.start()
+    sink = JsonLines(path)
+    sink.write(result(5))
+    sink.close()
+    reader.join(10)
+    assert [json.loads(text)["number"] for text in read] == [5]
 
 
 def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
