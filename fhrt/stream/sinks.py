@@ -134,8 +134,9 @@ class VideoFile:
 class RtspOut:
     """A stream per source to an RTSP server, which must accept RECORD (MediaMTX, GStreamer's, …). The newest picture wins.
 
-    address: ``rtsp://user:password@host:port/path``; ``{source}`` and `paste` as in VideoFile. A server that is slow or gone raises nothing
-    and holds up nobody: `pushes` has the `health` of each stream. Raises BadInputError.
+    address: ``rtsp://user:password@host:port/path``; ``{source}`` and `paste` as in VideoFile. A server that is slow or gone holds up
+    nobody, and raises nothing before `close`, which says what keeps pictures from it in the end: `pushes` has the `health` of each
+    stream. Raises BadInputError and OutputError.
     """
 
     def __init__(self, address: str, *, paste: int | None = None) -> None:
@@ -158,12 +159,17 @@ class RtspOut:
             push.write(self._draw(result), result.time)
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
+        lost = [f"{push.health.name.removeprefix('to ')} takes nothing: {push.problem}" for push in self.pushes.values() if push.problem]
         for push in self.pushes.values():
             push.close(wait=0)
         until = time.monotonic() + STOP
         for push in self.pushes.values():
             push.close(wait=max(until - time.monotonic(), 0))
+        if lost:
+            raise OutputError(lost[0] if len(lost) == 1 else f"{lost[0]} (and {len(lost) - 1} more)")
 
 
 class BestShots:

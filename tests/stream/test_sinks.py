@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from clips import with_tone, write_video
+from servers import GstServer, need_gst, wait_for
 
 from fhrt import Hallucinator
 from fhrt.errors import BadInputError, OutputError
@@ -23,7 +24,7 @@ from fhrt.results import Face, Result
 from fhrt.stream import BestShots, Callback, JsonLines, RtspOut, VideoFile, open_sink
 from fhrt.stream.command import open_sinks
 from fhrt.stream.view import PAD, SIDE, TILE, View
-from fhrt.video import Reader
+from fhrt.video import Reader, State
 
 
 def flat(value: Any, side: int) -> Any:
@@ -468,13 +469,26 @@ def test_an_enlargement_must_be_a_whole_number(tmp_path: Path, paste: Any) -> No
         VideoFile(tmp_path / "a.mp4", paste=paste)
 
 
-def test_a_stream_out_to_nobody_raises_nothing() -> None:
-    out = RtspOut("rtsp://127.0.0.1:9/{source}")
+def test_a_stream_out_to_nobody_is_told_in_the_end() -> None:
+    out = RtspOut("rtsp://u:hunter2@127.0.0.1:9/{source}")
     for number in range(3):
         for source in ("door", "hall"):
             out.write(result(number, source=source))
-    assert {push.health.name for push in out.pushes.values()} == {"to rtsp://127.0.0.1:9/door", "to rtsp://127.0.0.1:9/hall"}
-    out.close()
+    assert {push.health.name for push in out.pushes.values()} == {f"to rtsp://u:***@127.0.0.1:9/{name}" for name in ("door", "hall")}
+    wait_for(lambda: all(push.problem == "Connection refused" for push in out.pushes.values()), 10)
+    with pytest.raises(OutputError) as caught:
+        out.close()
+    assert str(caught.value) == "rtsp://u:***@127.0.0.1:9/door takes nothing: Connection refused (and 1 more)"
     out.close()
     with pytest.raises(BadInputError, match="is closed"):
         out.write(result(4))
+
+
+@pytest.mark.rtsp
+def test_a_stream_out_that_is_live_in_the_end_is_no_problem(tmp_path: Path) -> None:
+    need_gst()
+    with GstServer({"out": tmp_path / "out.h264"}) as server:
+        out = RtspOut(server.address("out"))
+        out.write(result(0))
+        wait_for(lambda: out.pushes["door"].health.state is State.LIVE, 20)
+        out.close()

@@ -24,7 +24,7 @@ from fhrt.errors import BadInputError, SourceError
 from fhrt.faces.detect import Detection
 from fhrt.faces.track import Tracker
 from fhrt.hallucinator import Hallucinator
-from fhrt.stream import Stream
+from fhrt.stream import RtspOut, Stream
 from fhrt.stream.lane import REPLAYED, Look
 from fhrt.video import Frame, State
 
@@ -189,6 +189,13 @@ def test_a_sink_that_fails_to_the_end_is_no_secret(make, clips) -> None:
     with pytest.raises(SourceError, match=r"Kept: .*No space left"):
         results.extend(make().stream(clips[0], sinks=[broken, other]))
     assert len(other.results) == 40 and broken.closed == other.closed == 1
+
+
+def test_a_server_that_never_takes_anything_is_no_secret(make, clips) -> None:
+    results = []
+    with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/x takes nothing"):
+        results.extend(make().stream(clips[0], sinks=[RtspOut("rtsp://127.0.0.1:9/x")]))
+    assert len(results) == 40
 
 
 def test_a_slow_consumer_gets_the_newest_and_stalls_nobody(make, clips) -> None:
