@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from fhrt.errors import BadInputError
 from fhrt.stream.metrics import MetricsServer
 from fhrt.stream.pipeline import Stream, camera_list
 from fhrt.video import JsonFormatter, Percentiles, State, find_sources
@@ -56,10 +57,12 @@ def follow(stream: Stream, say: Callable[[str], None], *, status: Console | None
 
 def open_sinks(outputs: Sequence[str], sources: str | list[str], paste: int | None) -> list[Sink]:
     """The sinks that a user named, for sources that are named as `Stream` takes them. Raises BadInputError."""
-    if not outputs:
+    if not outputs and paste is None:
         return []
-    from fhrt.stream.sinks import check_outputs, open_sink
+    from fhrt.stream.sinks import check_outputs, open_sink, shows_pictures
 
+    if paste is not None and not any(map(shows_pictures, outputs)):
+        raise BadInputError("--paste is about the pictures of a video; name one with -o, .mp4 or .mkv, or an rtsp:// address")
     path = camera_list(sources)
     found = [camera.reader(name).source for name, camera in read_cameras(path).items()] if path else find_sources(sources)
     check_outputs(outputs, found)

@@ -42,6 +42,11 @@ class Sink(Protocol):
         """Finishes what was written. A second time it does nothing."""
 
 
+def shows_pictures(named: str) -> bool:
+    """Whether what a user named is a video file or a server's address: a place for pictures of whole frames."""
+    return "://" in named or (PurePath(named).suffix.lower() in FORMATS and not Path(named).is_dir())
+
+
 def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = ()) -> Sink:
     """The sink that a user named.
 
@@ -50,17 +55,16 @@ def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = 
     source's name. paste: see VideoFile. sources: names of those that will be written, where they are known, so that several into one
     video are refused at once. Raises BadInputError.
     """
-    ending = PurePath(named).suffix.lower()
-    video = ending in FORMATS and not Path(named).is_dir()
-    if (video or named.startswith("rtsp://")) and len(sources) > 1:
-        _refuse_several(named)
-    if "://" in named:
-        return RtspOut(named, paste=paste)
-    if named == "-" or (ending == ".jsonl" and not Path(named).is_dir()):
+    if shows_pictures(named):
+        sink: Sink = RtspOut(named, paste=paste) if "://" in named else VideoFile(named, paste=paste)
+        if len(sources) > 1:
+            _refuse_several(named)
+        return sink
+    if named == "-" or (PurePath(named).suffix.lower() == ".jsonl" and not Path(named).is_dir()):
+        _refuse_source(named, "JSON lines hold all sources in one file")
         return JsonLines(named)
-    if video:
-        return VideoFile(named, paste=paste)
     if named.endswith("/") or (named and Path(named).is_dir()):
+        _refuse_source(named, "a folder holds the best pictures of all sources")
         return BestShots(named)
     raise BadInputError(
         f'"{redact(named)}" is no place for results: name a video (.mp4, .mkv), an address (rtsp://…), JSON lines (.jsonl, or - for '
@@ -415,3 +419,8 @@ def _refuse_several(named: str) -> None:
         path = PurePath(named)
         better = f"{named.rstrip('/')}/{SOURCE}" if "://" in named else str(path.with_name(f"{path.stem}-{SOURCE}{path.suffix}"))
         raise BadInputError(f"{redact(named)} can hold one source only; write {redact(better)} for one each")
+
+
+def _refuse_source(named: str, because: str) -> None:
+    if SOURCE in named:
+        raise BadInputError(f"{named} cannot be one for each source: {because}; leave {SOURCE} out")

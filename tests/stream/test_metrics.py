@@ -112,6 +112,8 @@ def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
         (["none.mp4"], "does not exist"),
         (["{clip}", "--policy", "newest"], "policy must be"),
         (["{clip}", "--metrics", "metrics"], "PORT"),
+        (["{clip}", "--paste", "2"], "--paste is about the pictures of a video; name one"),
+        (["{clip}", "--paste", "2", "-o", "-"], "--paste is about the pictures of a video; name one"),
         (["{clip}", "-o", "rtsp://me:secret@a/b", "-o", "rtsp://me:secret@a/b"], "named twice as an output: rtsp://"),
     ],
 )

@@ -373,6 +373,8 @@ def test_sinks_by_name(tmp_path: Path) -> None:
         ("missing/a.jsonl", "the folder .*missing does not exist"),
         ("missing/new/", "cannot make the folder .*new: No such file or directory"),
         ("file/", "cannot make the folder .*file: File exists"),
+        ("{source}.jsonl", "JSON lines hold all sources in one file; leave {source} out"),
+        ("{source}/", "a folder holds the best pictures of all sources; leave {source} out"),
     ],
 )
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str) -> None:
