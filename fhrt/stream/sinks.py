@@ -326,7 +326,8 @@ class _Lines:
     def write(self, line: dict[str, Any]) -> None:
         if self._closed:
             raise BadInputError(f"{self._name} is closed")
-        data = json.dumps(line, ensure_ascii=False, default=float).encode() + b"\n"
+        # A file's name may hold bytes that are no UTF-8, which Python has as lone surrogates: they become JSON's own \udcff.
+        data = json.dumps(line, ensure_ascii=False, default=float).encode(errors="backslashreplace") + b"\n"
         file = self._file or self._open()
         begin = os.fstat(file.fileno()).st_size
         try:

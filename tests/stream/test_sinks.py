@@ -266,6 +266,16 @@ def test_each_line_is_there_at_once(tmp_path: Path) -> None:
         sink.write(result(3))
 
 
+def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
+    source = os.fsdecode(b"s\xff \xc3\xbc.mp4")
+    for named in ("a.jsonl", "best/"):
+        sink = open_sink(f"{tmp_path}/{named}")
+        sink.write(result(0, face(1), source=source))
+        sink.close()
+    for lines in (tmp_path / "a.jsonl", tmp_path / "best" / "index.jsonl"):
+        assert json.loads(lines.read_text(encoding="utf-8"))["source"] == source
+
+
 def test_an_earlier_file_stays_until_the_first_line_or_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("of an earlier run")
