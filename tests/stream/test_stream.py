@@ -1,7 +1,9 @@
 """Frames of many sources in, results out: none lost that should not be, and whoever stalls or fails stalls alone."""
 
 import gc
+import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -366,7 +368,22 @@ def test_a_stream_ends_when_nobody_reads_standard_output(minute: Path) -> None:
         assert process.wait(30) == 0 and time.monotonic() - start < 20  # the clip goes on for a minute
     finally:
         process.kill()
-    assert "frames with" in told and "standard output: Broken pipe" in told and "Traceback" not in told
+    assert re.fullmatch(r"\d+ frames with \d+ faces in [0-9.]+ s, \d+ dropped\n", told)
+
+
+def test_other_outputs_go_on_when_nobody_reads_standard_output(clips, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "fhrt", "stream", str(clips[0]), "--log-json", "-o", "-", "-o", str(tmp_path / "a.jsonl")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        told = [json.loads(line) for line in process.stderr.read().splitlines()]
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert {line["level"] for line in told} == {"info"} and re.fullmatch("40 frames with .* 0 dropped", told[-1]["message"])
+    assert sum("nobody reads it any more" in line["message"] for line in told) == 1
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 40
 
 
 def test_bad_options_are_refused_before_anything_starts(make, clips, tmp_path: Path) -> None:
