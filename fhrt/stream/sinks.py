@@ -23,7 +23,7 @@ from fhrt.video.push import RtspPush, check_address
 from fhrt.video.reader import STOP
 from fhrt.video.redact import redact
 from fhrt.video.sources import PICTURES, VIDEOS, Source
-from fhrt.video.writer import FORMATS, VideoWriter, check_writable, need_encoder
+from fhrt.video.writer import FORMATS, VideoWriter, check_size, check_writable, need_encoder
 
 SOURCE = "{source}"  # in a path or an address: the source's name
 INDEX = "index.jsonl"
@@ -367,6 +367,8 @@ class _Drawing:
     def __call__(self, result: Result) -> Any:
         if self._paste is None:
             return self._views.setdefault(result.source, View()).draw(result)
+        height, width = result.frame.shape[:2]
+        check_size(width * self._paste, height * self._paste)  # rather than to fill the memory with it first
         pasted = result.paste(self._paste)
         return pasted if result.color == "bgr" else swap_channels(pasted)
 

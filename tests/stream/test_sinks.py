@@ -183,6 +183,13 @@ def test_a_file_source_brings_its_times_and_its_audio(tmp_path: Path) -> None:
         VideoFile(clip).write(result(0, source=str(clip)))
 
 
+def test_an_enlargement_beyond_what_h264_holds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Result, "paste", lambda *_: pytest.fail("it would take gigabytes"))
+    with pytest.raises(BadInputError, match=r"a picture of 32000×24000 pixels is too large for H\.264, which takes 16384 a side"):
+        VideoFile(tmp_path / "a.mp4", paste=100).write(result(0))
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- pictures of faces ---
 
 
