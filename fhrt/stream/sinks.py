@@ -235,7 +235,7 @@ class BestShots:
     def _free_name(self, name: str) -> str:
         """Track numbers begin anew with every run, and when a camera is opened anew."""
         names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        return next(name for name in names if not (self.folder / f"{name}.png").exists())
+        return next(name for name in names if not any((self.folder / f"{name}{end}.png").exists() for end in ("", "-lr")))
 
 
 class JsonLines:

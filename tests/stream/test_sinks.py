@@ -218,6 +218,15 @@ def test_the_best_picture_of_each_track_is_kept(tmp_path: Path) -> None:
     assert (sink.folder / "door-000002.png").read_bytes() == b"of an earlier run"
 
 
+def test_an_lr_picture_of_an_earlier_run_stays_too(tmp_path: Path) -> None:
+    (tmp_path / "door-000001-lr.png").write_bytes(b"of an earlier run")
+    sink = BestShots(tmp_path)
+    sink.write(result(0, face(1)))
+    sink.close()
+    assert (tmp_path / "door-000001-lr.png").read_bytes() == b"of an earlier run"
+    assert names_in(tmp_path) == ["door-000001-2-lr.png", "door-000001-2.png", "door-000001-lr.png", "index.jsonl"]
+
+
 def test_without_a_quality_the_score_decides_and_without_a_track_nothing_is_kept(tmp_path: Path) -> None:
     sink = BestShots(tmp_path)
     for number, score in enumerate((0.5, 0.9, 0.7)):
