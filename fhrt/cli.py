@@ -194,7 +194,7 @@ def stream(
             "--output", "-o", help="Where results go: NAME.mp4 or .mkv, FOLDER/, NAME.jsonl, - or an rtsp:// address; repeatable."
         ),
     ] = None,
-    paste: Annotated[int | None, typer.Option(min=1, help="Faces in place in the frame, enlarged so many times, in videos.")] = None,
+    paste: Annotated[int | None, typer.Option(min=1, help="Faces in place in the frame, enlarged so many times; for videos, RTSP.")] = None,
     model: Model = "lite",
     policy: Annotated[
         str | None, typer.Option(help="latest, all or budget=SECONDS; latest for cameras and all for files when left out.")

@@ -18,7 +18,7 @@ from rich.table import Table
 from fhrt.errors import BadInputError
 from fhrt.stream.metrics import MetricsServer
 from fhrt.stream.pipeline import Stream, camera_list
-from fhrt.video import JsonFormatter, Percentiles, State, find_sources, redact
+from fhrt.video import JsonFormatter, Percentiles, State, find_sources
 from fhrt.video.cameras import read_cameras
 
 if TYPE_CHECKING:
@@ -57,15 +57,16 @@ def follow(stream: Stream, say: Callable[[str], None], *, status: Console | None
 
 def open_sinks(outputs: Sequence[str], sources: str | list[str], paste: int | None) -> list[Sink]:
     """The sinks that a user named, for sources that are named as `Stream` takes them. Raises BadInputError."""
-    if not outputs:
+    if not outputs and paste is None:
         return []
-    from fhrt.stream.sinks import open_sink
+    from fhrt.stream.sinks import check_outputs, open_sink, shows_pictures
 
-    twice = {text for text in outputs if outputs.count(text) > 1}
-    if twice:
-        raise BadInputError(f"named twice as an output: {', '.join(sorted(redact(text) for text in twice))}")
-    names = list(read_cameras(path)) if (path := camera_list(sources)) else [source.name for source in find_sources(sources)]
-    return [open_sink(text, paste=paste, sources=names) for text in outputs]
+    if paste is not None and not any(map(shows_pictures, outputs)):
+        raise BadInputError("--paste is about the pictures of a video; name one with -o, .mp4 or .mkv, or an rtsp:// address")
+    path = camera_list(sources)
+    found = [camera.reader(name).source for name, camera in read_cameras(path).items()] if path else find_sources(sources)
+    check_outputs(outputs, found)
+    return [open_sink(text, paste=paste, sources=[source.name for source in found]) for text in outputs]
 
 
 def status_table(stream: Stream) -> Table:

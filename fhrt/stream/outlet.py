@@ -149,8 +149,11 @@ class SinkThread(Outlet):
         except Exception as error:  # whatever it is: the others go on
             with self._lock:
                 self.drops[result.source, "failed"] += 1
-            self._note(error)
-            self.useless = isinstance(error, NobodyReadsError)
+            if not isinstance(error, NobodyReadsError):
+                self._note(error)
+            elif not self.useless:  # no problem: who read it has had enough
+                self.useless = True
+                _log.info("%s: nobody reads it any more", self.name)
             return
         now = time.monotonic()
         with self._lock:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import count
@@ -22,8 +22,8 @@ from fhrt.stream.view import View
 from fhrt.video.push import RtspPush, check_address
 from fhrt.video.reader import STOP
 from fhrt.video.redact import redact
-from fhrt.video.sources import PICTURES, VIDEOS
-from fhrt.video.writer import FORMATS, VideoWriter, check_writable, need_encoder
+from fhrt.video.sources import PICTURES, VIDEOS, Source
+from fhrt.video.writer import FORMATS, VideoWriter, check_size, check_writable, need_encoder
 
 SOURCE = "{source}"  # in a path or an address: the source's name
 INDEX = "index.jsonl"
@@ -42,6 +42,11 @@ class Sink(Protocol):
         """Finishes what was written. A second time it does nothing."""
 
 
+def shows_pictures(named: str) -> bool:
+    """Whether what a user named is a video file or a server's address: a place for pictures of whole frames."""
+    return "://" in named or (PurePath(named).suffix.lower() in FORMATS and not Path(named).is_dir())
+
+
 def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = ()) -> Sink:
     """The sink that a user named.
 
@@ -50,22 +55,41 @@ def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = 
     source's name. paste: see VideoFile. sources: names of those that will be written, where they are known, so that several into one
     video are refused at once. Raises BadInputError.
     """
-    ending = PurePath(named).suffix.lower()
-    video = ending in FORMATS and not Path(named).is_dir()
-    if (video or named.startswith("rtsp://")) and len(sources) > 1:
-        _refuse_several(named)
-    if "://" in named:
-        return RtspOut(named, paste=paste)
-    if named == "-" or (ending == ".jsonl" and not Path(named).is_dir()):
+    if shows_pictures(named):
+        sink: Sink = RtspOut(named, paste=paste) if "://" in named else VideoFile(named, paste=paste)
+        if len(sources) > 1:
+            _refuse_several(named)
+        return sink
+    if named == "-" or (PurePath(named).suffix.lower() == ".jsonl" and not Path(named).is_dir()):
+        _refuse_source(named, "JSON lines hold all sources in one file")
         return JsonLines(named)
-    if video:
-        return VideoFile(named, paste=paste)
     if named.endswith("/") or (named and Path(named).is_dir()):
+        _refuse_source(named, "a folder holds the best pictures of all sources")
         return BestShots(named)
     raise BadInputError(
         f'"{redact(named)}" is no place for results: name a video (.mp4, .mkv), an address (rtsp://…), JSON lines (.jsonl, or - for '
         "standard output), or a folder for the best pictures (ending with a slash)"
     )
+
+
+def check_outputs(outputs: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raises BadInputError where two outputs that a user named are one file, however it is spelled, or one is a file that is read."""
+    read: set[Hashable] = set()
+    for source in sources:
+        if source.kind in ("file", "pictures"):
+            read |= {_identity(path) for path in source.pictures or [source.address]}
+    taken: set[Hashable] = set()
+    for named in outputs:
+        names = _Names(named)
+        own: set[Hashable] = set()
+        for place in sorted({names.of(source.name) for source in sources}) if SOURCE in named else [named]:
+            files = _files_of(place)
+            if files & read:
+                raise BadInputError(f"{place} is a file that is read; name another one to write")
+            if files & taken:
+                raise BadInputError(f"named twice as an output: {redact(place)}")
+            own |= files
+        taken |= own
 
 
 class VideoFile:
@@ -92,6 +116,9 @@ class VideoFile:
             raise BadInputError(f"{self._path} is closed")
         if result.source not in self._writers:
             path = self._names.of(result.source)
+            for other in self._writers:  # its own source is VideoWriter's affair
+                if _identity(path) == _identity(other):
+                    raise BadInputError(f"{path} is a file that is read; name another one to write")
             source = Path(result.source)
             self._writers[result.source] = VideoWriter(path, source if result.source and source.is_file() else None)
         self._writers[result.source].write(self._draw(result), result.time)
@@ -111,8 +138,9 @@ class VideoFile:
 class RtspOut:
     """A stream per source to an RTSP server, which must accept RECORD (MediaMTX, GStreamer's, …). The newest picture wins.
 
-    address: ``rtsp://user:password@host:port/path``; ``{source}`` and `paste` as in VideoFile. A server that is slow or gone raises nothing
-    and holds up nobody: `pushes` has the `health` of each stream. Raises BadInputError.
+    address: ``rtsp://user:password@host:port/path``; ``{source}`` and `paste` as in VideoFile. A server that is slow or gone holds up
+    nobody, and raises nothing before `close`, which says what keeps pictures from it in the end: `pushes` has the `health` of each
+    stream. Raises BadInputError and OutputError.
     """
 
     def __init__(self, address: str, *, paste: int | None = None) -> None:
@@ -135,12 +163,17 @@ class RtspOut:
             push.write(self._draw(result), result.time)
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
+        lost = [f"{push.health.name.removeprefix('to ')} takes nothing: {push.problem}" for push in self.pushes.values() if push.problem]
         for push in self.pushes.values():
             push.close(wait=0)
         until = time.monotonic() + STOP
         for push in self.pushes.values():
             push.close(wait=max(until - time.monotonic(), 0))
+        if lost:
+            raise OutputError(lost[0] if len(lost) == 1 else f"{lost[0]} (and {len(lost) - 1} more)")
 
 
 class BestShots:
@@ -202,14 +235,14 @@ class BestShots:
     def _free_name(self, name: str) -> str:
         """Track numbers begin anew with every run, and when a camera is opened anew."""
         names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        return next(name for name in names if not (self.folder / f"{name}.png").exists())
+        return next(name for name in names if not any((self.folder / f"{name}{end}.png").exists() for end in ("", "-lr")))
 
 
 class JsonLines:
     """One JSON object per frame: source, number, time, latency, faces (track_id, box, score, quality, transform), timings. No pictures.
 
-    path: a file, replaced if it exists, or ``-`` for standard output. Each line is written at once, whole or not at all. Raises
-    BadInputError and OutputError.
+    path: a file, replaced with the first result if it exists, or ``-`` for standard output. Each line is written at once, whole or not
+    at all. Raises BadInputError and OutputError.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -273,33 +306,53 @@ class _Shot:
 
 
 class _Lines:
-    """JSON lines into a file, or standard output, each of them whole or not at all."""
+    """JSON lines into a file, or standard output, each of them whole or not at all.
+
+    A file that is replaced (mode ``w``) stays as it is until the first line, or the end: until then the run may yet be refused.
+    """
 
     def __init__(self, path: Path | None, mode: str) -> None:
         self._name = "standard output" if path is None else str(path)
-        try:
-            self._file = FileIO(1 if path is None else check_writable(path), mode, closefd=path is not None)
-        except OSError as error:
-            raise BadInputError(f"cannot write {self._name}: {error.strerror}") from error
-        self._regular = path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        self._path = None if path is None else check_writable(path)
+        self._mode = mode
+        self._file: FileIO | None = None
+        self._regular = self._closed = False
+        if path is None or mode != "w":
+            try:
+                self._open()
+            except OutputError as error:
+                raise BadInputError(str(error)) from error
 
     def write(self, line: dict[str, Any]) -> None:
-        if self._file.closed:
+        if self._closed:
             raise BadInputError(f"{self._name} is closed")
-        data = json.dumps(line, ensure_ascii=False, default=float).encode() + b"\n"
-        begin = os.fstat(self._file.fileno()).st_size
+        # A file's name may hold bytes that are no UTF-8, which Python has as lone surrogates: they become JSON's own \udcff.
+        data = json.dumps(line, ensure_ascii=False, default=float).encode(errors="backslashreplace") + b"\n"
+        file = self._file or self._open()
+        begin = os.fstat(file.fileno()).st_size
         try:
             while data:  # a full disk or a pipe may take a part
-                data = data[self._file.write(data) :]
+                data = data[file.write(data) :]
         except OSError as error:
             if self._regular:
-                self._file.truncate(begin)
-                self._file.seek(begin)
-            gone = isinstance(error, BrokenPipeError) and self._file.fileno() == 1  # a named pipe may find another reader
+                file.truncate(begin)
+                file.seek(begin)
+            gone = isinstance(error, BrokenPipeError) and file.fileno() == 1  # a named pipe may find another reader
             raise (NobodyReadsError if gone else OutputError)(f"cannot write {self._name}: {error.strerror}") from error
 
     def close(self) -> None:
-        self._file.close()
+        """A file without a line is empty then."""
+        if not self._closed:
+            self._closed = True
+            (self._file or self._open()).close()
+
+    def _open(self) -> FileIO:
+        try:
+            self._file = FileIO(1 if self._path is None else self._path, self._mode, closefd=self._path is not None)
+        except OSError as error:
+            raise OutputError(f"cannot write {self._name}: {error.strerror}") from error
+        self._regular = self._path is not None and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        return self._file
 
 
 class _Drawing:
@@ -314,6 +367,8 @@ class _Drawing:
     def __call__(self, result: Result) -> Any:
         if self._paste is None:
             return self._views.setdefault(result.source, View()).draw(result)
+        height, width = result.frame.shape[:2]
+        check_size(width * self._paste, height * self._paste)  # rather than to fill the memory with it first
         pasted = result.paste(self._paste)
         return pasted if result.color == "bgr" else swap_channels(pasted)
 
@@ -348,8 +403,27 @@ def safe_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "_", source).strip("._")[:60] or "source"
 
 
+def _files_of(place: str) -> set[Hashable]:
+    """What an output writes to. A folder's index stands for its pictures, which take free names; of a file it is nothing that exists."""
+    return {place} if place == "-" or "://" in place else {_identity(place), _identity(os.path.join(place, INDEX))}
+
+
+def _identity(path: str | Path) -> Hashable:
+    """The same for all spellings of one file, and for all links to it where it exists."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
 def _refuse_several(named: str) -> None:
     if SOURCE not in named:
         path = PurePath(named)
         better = f"{named.rstrip('/')}/{SOURCE}" if "://" in named else str(path.with_name(f"{path.stem}-{SOURCE}{path.suffix}"))
         raise BadInputError(f"{redact(named)} can hold one source only; write {redact(better)} for one each")
+
+
+def _refuse_source(named: str, because: str) -> None:
+    if SOURCE in named:
+        raise BadInputError(f"{named} cannot be one for each source: {because}; leave {SOURCE} out")

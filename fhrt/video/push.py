@@ -35,6 +35,8 @@ class RtspPush:
         check_address(address)
         need_encoder()
         self.health = Health(f"to {redact(address)}")
+        self.problem = "no picture was sent yet"
+        """What keeps pictures from the server, without passwords; empty while it takes them."""
         self._address = address
         self._changed = threading.Condition()
         self._newest: tuple[Picture, float] | None = None
@@ -90,7 +92,7 @@ class RtspPush:
                 return
             except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError):
                 state, reason = State.UNAUTHORISED, "user or password refused"
-            except (av.FFmpegError, OSError, BadInputError) as error:  # the text of FFmpeg's would hold the address
+            except (av.FFmpegError, OSError, ValueError) as error:  # the text of FFmpeg's would hold the address
                 reason = str(getattr(error, "strerror", None) or error)
                 if isinstance(error, av.error.InvalidDataError):
                     reason = "the server takes no streams, or stopped answering"
@@ -98,6 +100,7 @@ class RtspPush:
                 failures = 0
             delay = pause(state, failures)
             failures += 1
+            self.problem = redact(reason)
             self.health.change(state, f"{reason}; next try in {delay:.1f} s")
             self._waiting = True
             if self._stopping.wait(delay):
@@ -120,6 +123,7 @@ class RtspPush:
                         container.start_encoding()
                         self._connection = _connection(_sockets(), known, urlsplit(self._address).port or PORT)
                     self._connected = monotonic()
+                    self.problem = ""
                     self.health.change(State.LIVE)
                     taken: tuple[Picture, float] | None = first
                     while taken is not None:
@@ -152,7 +156,8 @@ def check_address(address: str) -> None:
     """Raises BadInputError, without the password, for what is no address of an RTSP server."""
     try:
         parts = urlsplit(address)
-        good = parts.scheme == "rtsp" and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")  # as the look-up of its address will, which raises for a..b
+        good = parts.scheme == "rtsp" and bool(host) and parts.port != 0
     except ValueError:
         good = False
     if not good:

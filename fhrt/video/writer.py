@@ -26,6 +26,7 @@ CLOCK = 90000  # ticks per second: the times of 24, 25, 30 and 60 frames per sec
 KEY_EVERY = 2.0  # seconds between key frames: what a viewer waits for at most, and what a killed process loses
 AHEAD = 1.0  # seconds by which a file's pictures may lie before the audio that goes with them, or behind it
 THREADS = 4  # of an encoder: more help little at 1080p, and there may be an encoder for each of many cameras
+LARGEST = 16384  # pixels of a side, which libx264 takes at most
 LONGEST = 3600 * CLOCK  # ticks that a picture is shown, and then once more: an mp4 has room for no more than 6.6 hours
 FARTHEST = 30 * 86400.0  # seconds between two frames beyond which the time is damaged, and no camera that was gone so long
 LATE = 10.0  # seconds of a first frame's time beyond which a file begins at 0 instead: broadcasts are recorded from any hour on
@@ -48,7 +49,7 @@ class Encoder:
     """An H.264 stream (yuv420p, BT.709) of an open container.
 
     Its pictures have the first one's size; others are scaled into it, with black borders, and an odd side gets one pixel more. live:
-    without delay. Raises `av.FFmpegError` from all methods.
+    without delay. Raises BadInputError for a first picture that is too large, and `av.FFmpegError` from all methods.
     """
 
     def __init__(self, container: OutputContainer, first: Picture, live: bool = False) -> None:
@@ -56,6 +57,7 @@ class Encoder:
         from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
         height, width = first.shape[:2]
+        check_size(width, height)
         stream = container.add_stream("libx264", rate=25)  # nominal: each frame has a time of its own
         stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
@@ -179,6 +181,7 @@ class VideoWriter:
     def _open(self, picture: Picture, time: float) -> None:
         import av
 
+        check_size(picture.shape[1], picture.shape[0])  # before there is a file
         name, options = FORMATS[self.path.suffix.lower()]
         self.partial = _new_file(self.path)
         self._container = av.open(f"file:{self.partial}", "w", format=name, container_options=options)
@@ -349,6 +352,12 @@ def check_writable(path: Path) -> Path:
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise BadInputError(f"cannot write {path}: no permission")
     return path
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises BadInputError for pictures that H.264 cannot hold."""
+    if max(width, height) > LARGEST:
+        raise BadInputError(f"a picture of {width}×{height} pixels is too large for H.264, which takes {LARGEST} a side")
 
 
 def _new_file(path: Path) -> Path:

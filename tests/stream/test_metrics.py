@@ -112,9 +112,18 @@ def test_the_command_runs_a_video_to_its_end(tmp_path) -> None:
         (["none.mp4"], "does not exist"),
         (["{clip}", "--policy", "newest"], "policy must be"),
         (["{clip}", "--metrics", "metrics"], "PORT"),
+        (["{clip}", "--paste", "2"], "--paste is about the pictures of a video; name one"),
+        (["{clip}", "--paste", "2", "-o", "-"], "--paste is about the pictures of a video; name one"),
         (["{clip}", "-o", "rtsp://me:secret@a/b", "-o", "rtsp://me:secret@a/b"], "named twice as an output: rtsp://"),
     ],
 )
 def test_the_command_refuses_in_one_line(clips, arguments: list[str], said: str) -> None:
     done = CliRunner().invoke(app, ["stream", "--detector", "haar", *(one.format(clip=clips[0]) for one in arguments)])
     assert done.exit_code == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--policy", "newest"], ["--metrics", "metrics"], ["-o", "faces.avi"]])
+def test_a_mistyped_option_leaves_earlier_results_alone(clips, tmp_path, arguments: list[str]) -> None:
+    (tmp_path / "a.jsonl").write_text("of an earlier run")
+    done = CliRunner().invoke(app, ["stream", "--detector", "haar", str(clips[0]), "-o", str(tmp_path / "a.jsonl"), *arguments])
+    assert done.exit_code == 2 and (tmp_path / "a.jsonl").read_text() == "of an earlier run"

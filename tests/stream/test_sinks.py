@@ -1,9 +1,11 @@
 """Sinks as the pipeline uses them: results of several sources in turns, and everything read back from where they went."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,16 @@ import cv2
 import numpy as np
 import pytest
 from clips import with_tone, write_video
+from servers import GstServer, need_gst, wait_for
 
 from fhrt import Hallucinator
 from fhrt.errors import BadInputError, OutputError
 from fhrt.faces.inputs import swap_channels
 from fhrt.results import Face, Result
 from fhrt.stream import BestShots, Callback, JsonLines, RtspOut, VideoFile, open_sink
+from fhrt.stream.command import open_sinks
 from fhrt.stream.view import PAD, SIDE, TILE, View
-from fhrt.video import Reader
+from fhrt.video import Reader, State
 
 
 def flat(value: Any, side: int) -> Any:
@@ -179,6 +183,13 @@ def test_a_file_source_brings_its_times_and_its_audio(tmp_path: Path) -> None:
         VideoFile(clip).write(result(0, source=str(clip)))
 
 
+def test_an_enlargement_beyond_what_h264_holds_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Result, "paste", lambda *_: pytest.fail("it would take gigabytes"))
+    with pytest.raises(BadInputError, match=r"a picture of 32000×24000 pixels is too large for H\.264, which takes 16384 a side"):
+        VideoFile(tmp_path / "a.mp4", paste=100).write(result(0))
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- pictures of faces ---
 
 
@@ -205,6 +216,15 @@ def test_the_best_picture_of_each_track_is_kept(tmp_path: Path) -> None:
         assert np.array_equal(cv2.imread(str(sink.folder / f"{name}.png")), flat(grey, 128))
         assert np.array_equal(cv2.imread(str(sink.folder / f"{name}-lr.png")), flat(grey, 16))
     assert (sink.folder / "door-000002.png").read_bytes() == b"of an earlier run"
+
+
+def test_an_lr_picture_of_an_earlier_run_stays_too(tmp_path: Path) -> None:
+    (tmp_path / "door-000001-lr.png").write_bytes(b"of an earlier run")
+    sink = BestShots(tmp_path)
+    sink.write(result(0, face(1)))
+    sink.close()
+    assert (tmp_path / "door-000001-lr.png").read_bytes() == b"of an earlier run"
+    assert names_in(tmp_path) == ["door-000001-2-lr.png", "door-000001-2.png", "door-000001-lr.png", "index.jsonl"]
 
 
 def test_without_a_quality_the_score_decides_and_without_a_track_nothing_is_kept(tmp_path: Path) -> None:
@@ -260,6 +280,50 @@ def test_each_line_is_there_at_once(tmp_path: Path) -> None:
     ]
     with pytest.raises(BadInputError, match="is closed"):
         sink.write(result(3))
+
+
+def test_a_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
+    source = os.fsdecode(b"s\xff \xc3\xbc.mp4")
+    for named in ("a.jsonl", "best/"):
+        sink = open_sink(f"{tmp_path}/{named}")
+        sink.write(result(0, face(1), source=source))
+        sink.close()
+    for lines in (tmp_path / "a.jsonl", tmp_path / "best" / "index.jsonl"):
+        assert json.loads(lines.read_text(encoding="utf-8"))["source"] == source
+
+
+def test_an_earlier_file_stays_until_the_first_line_or_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("of an earlier run")
+    sink = JsonLines(path)
+    assert path.read_text() == "of an earlier run"
+    sink.close()
+    sink.close()
+    assert path.read_text() == ""
+    with pytest.raises(BadInputError, match="is closed"):
+        sink.write(result(0))
+
+
+def test_a_folder_of_lines_that_goes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    sink = JsonLines(tmp_path / "folder" / "a.jsonl")
+    (tmp_path / "folder").rmdir()
+    for use in (lambda: sink.write(result(0)), sink.close):
+        with pytest.raises(OutputError, match=r"cannot write .*a\.jsonl: No such file"):
+            use()
+
+
+def test_a_named_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    os.mkfifo(path)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(path.read_text()), daemon=True)
+    reader.start()
+    sink = JsonLines(path)
+    sink.write(result(5))
+    sink.close()
+    reader.join(10)
+    assert [json.loads(text)["number"] for text in read] == [5]
 
 
 def test_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
@@ -335,6 +399,8 @@ def test_sinks_by_name(tmp_path: Path) -> None:
         ("missing/a.jsonl", "the folder .*missing does not exist"),
         ("missing/new/", "cannot make the folder .*new: No such file or directory"),
         ("file/", "cannot make the folder .*file: File exists"),
+        ("{source}.jsonl", "JSON lines hold all sources in one file; leave {source} out"),
+        ("{source}/", "a folder holds the best pictures of all sources; leave {source} out"),
     ],
 )
 def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str) -> None:
@@ -358,19 +424,99 @@ def test_passwords_are_in_no_refusal(named: str, sources: tuple[str, ...], messa
     assert "hunter2" not in str(caught.value)
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_no_output_is_a_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "cam-a.mp4", "faces.jsonl", "1.png"):  # what is named as a file counts as a video, whatever its ending
+        Path(name).write_text("a recording")
+    Path("link.jsonl").symlink_to("a.mp4")
+    Path("cameras.yaml").write_text("cameras: {hall: a.mp4}")
+    before = names_in(tmp_path)
+    for sources, output in (
+        (["a.mp4", "cam-a.mp4"], "cam-{source}.mp4"),
+        ("*.mp4", "./cam-{source}.mp4"),
+        ("a.mp4", str(tmp_path / "a.mp4")),
+        ("a.mp4", "link.jsonl"),
+        ("faces.jsonl", "faces.jsonl"),
+        ("cameras.yaml", "a.mp4"),
+    ):
+        with pytest.raises(BadInputError, match="is a file that is read; name another one to write"):
+            open_sinks(["new/", output], sources, None)
+    assert names_in(tmp_path) == before and Path("a.mp4").read_text() == Path("cam-a.mp4").read_text() == "a recording"
+
+
+def test_a_file_per_source_spares_the_files_of_the_others(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "x-door.mp4", 3)
+    recorded = clip.read_bytes()
+    sink = VideoFile(tmp_path / "x-{source}.mp4")
+    sink.write(result(0, source=str(clip)))
+    with pytest.raises(BadInputError, match=r"x-door\.mp4 is a file that is read"):
+        sink.write(result(0))
+    sink.close()
+    assert clip.read_bytes() == recorded and names_in(tmp_path) == ["x-door.mp4", "x-x-door.mp4"]
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("d.jsonl", "./d.jsonl"),
+        ("t.mp4", "folder/../t.mp4"),
+        ("t.mp4", "link.mp4"),
+        ("x-a.mp4", "x-{source}.mp4"),
+        ("new/", "new"),
+        ("folder", "folder/index.jsonl"),
+        ("-", "-"),
+    ],
+)
+def test_no_two_outputs_are_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs: tuple[str, str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").touch()
+    Path("folder").mkdir()
+    Path("link.mp4").symlink_to("t.mp4")
+    before = names_in(tmp_path)
+    for named in (outputs, outputs[::-1]):
+        with pytest.raises(BadInputError, match="named twice as an output: "):
+            open_sinks(named, "a.mp4", None)
+    assert names_in(tmp_path) == before and not any(Path("folder").iterdir())
+
+
+def test_outputs_that_only_look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4"):
+        Path(name).touch()
+    for sink in open_sinks(["x-{source}.mp4", "y-{source}.mp4", "x.jsonl", "x/", "-", "rtsp://host/{source}"], ["a.mp4", "b.mp4"], None):
+        sink.close()
+
+
 @pytest.mark.parametrize("paste", [0, -1, 1.5])
 def test_an_enlargement_must_be_a_whole_number(tmp_path: Path, paste: Any) -> None:
     with pytest.raises(BadInputError, match="paste must be a whole number from 1 on"):
         VideoFile(tmp_path / "a.mp4", paste=paste)
 
 
-def test_a_stream_out_to_nobody_raises_nothing() -> None:
-    out = RtspOut("rtsp://127.0.0.1:9/{source}")
+def test_a_stream_out_to_nobody_is_told_in_the_end() -> None:
+    out = RtspOut("rtsp://u:hunter2@127.0.0.1:9/{source}")
     for number in range(3):
         for source in ("door", "hall"):
             out.write(result(number, source=source))
-    assert {push.health.name for push in out.pushes.values()} == {"to rtsp://127.0.0.1:9/door", "to rtsp://127.0.0.1:9/hall"}
-    out.close()
+    assert {push.health.name for push in out.pushes.values()} == {f"to rtsp://u:***@127.0.0.1:9/{name}" for name in ("door", "hall")}
+    wait_for(lambda: all(push.problem == "Connection refused" for push in out.pushes.values()), 10)
+    with pytest.raises(OutputError) as caught:
+        out.close()
+    assert str(caught.value) == "rtsp://u:***@127.0.0.1:9/door takes nothing: Connection refused (and 1 more)"
     out.close()
     with pytest.raises(BadInputError, match="is closed"):
         out.write(result(4))
+
+
+@pytest.mark.rtsp
+def test_a_stream_out_that_is_live_in_the_end_is_no_problem(tmp_path: Path) -> None:
+    need_gst()
+    with GstServer({"out": tmp_path / "out.h264"}) as server:
+        out = RtspOut(server.address("out"))
+        out.write(result(0))
+        wait_for(lambda: out.pushes["door"].health.state is State.LIVE, 20)
+        out.close()

@@ -1,7 +1,9 @@
 """Frames of many sources in, results out: none lost that should not be, and whoever stalls or fails stalls alone."""
 
 import gc
+import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from fhrt.errors import BadInputError, SourceError
 from fhrt.faces.detect import Detection
 from fhrt.faces.track import Tracker
 from fhrt.hallucinator import Hallucinator
-from fhrt.stream import Stream
+from fhrt.stream import RtspOut, Stream
 from fhrt.stream.lane import REPLAYED, Look
 from fhrt.video import Frame, State
 
@@ -189,6 +191,13 @@ def test_a_sink_that_fails_to_the_end_is_no_secret(make, clips) -> None:
     with pytest.raises(SourceError, match=r"Kept: .*No space left"):
         results.extend(make().stream(clips[0], sinks=[broken, other]))
     assert len(other.results) == 40 and broken.closed == other.closed == 1
+
+
+def test_a_server_that_never_takes_anything_is_no_secret(make, clips) -> None:
+    results = []
+    with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/x takes nothing"):
+        results.extend(make().stream(clips[0], sinks=[RtspOut("rtsp://127.0.0.1:9/x")]))
+    assert len(results) == 40
 
 
 def test_a_slow_consumer_gets_the_newest_and_stalls_nobody(make, clips) -> None:
@@ -359,7 +368,22 @@ def test_a_stream_ends_when_nobody_reads_standard_output(minute: Path) -> None:
         assert process.wait(30) == 0 and time.monotonic() - start < 20  # the clip goes on for a minute
     finally:
         process.kill()
-    assert "frames with" in told and "standard output: Broken pipe" in told and "Traceback" not in told
+    assert re.fullmatch(r"\d+ frames with \d+ faces in [0-9.]+ s, \d+ dropped\n", told)
+
+
+def test_other_outputs_go_on_when_nobody_reads_standard_output(clips, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "fhrt", "stream", str(clips[0]), "--log-json", "-o", "-", "-o", str(tmp_path / "a.jsonl")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        told = [json.loads(line) for line in process.stderr.read().splitlines()]
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert {line["level"] for line in told} == {"info"} and re.fullmatch("40 frames with .* 0 dropped", told[-1]["message"])
+    assert sum("nobody reads it any more" in line["message"] for line in told) == 1
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 40
 
 
 def test_bad_options_are_refused_before_anything_starts(make, clips, tmp_path: Path) -> None:

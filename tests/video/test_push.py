@@ -59,11 +59,13 @@ def test_pictures_arrive_in_order_and_again_after_the_server_was_gone(tmp_path: 
             wait_for(lambda: push.health.snapshot().frames > 40, 20)
             wait_for(lambda: record.exists() and len(arrived(record)) > 20, 20)
             before = arrived(record)
+            assert not push.problem
             assert before == sorted(set(before)) and before[-1] - before[0] < 2 * len(before)  # none twice, few superseded
             server.kill()
             wait_for(lambda: push.health.state is State.OFFLINE, 10)
+            assert push.problem
             server.start()
-            wait_for(lambda: push.health.state is State.LIVE, 20)
+            wait_for(lambda: push.health.state is State.LIVE and not push.problem, 20)
             wait_for(lambda: len(arrived(record)) > 20, 20)
             again = arrived(record)
             assert again == sorted(set(again)) and again[0] > before[-1]
@@ -138,7 +140,20 @@ def test_a_server_that_refuses_is_tried_again(listening: bool, reason: str) -> N
         assert reason in push.health.snapshot().reason and "next try in" in push.health.snapshot().reason
 
 
-@pytest.mark.parametrize("address", ["rtsp://", "rtsp:///path", "http://host/x", "rtsp://u:hunter2@host:port/x", "host/x", ""])
+def test_whatever_the_greeting_says_is_offline_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greet(address: str) -> None:
+        address.encode("ascii")
+
+    monkeypatch.setattr("fhrt.video.push._greet", greet)
+    with pushing("rtsp://u:hunter2@127.0.0.1:9/Tür") as push:
+        wait_for(lambda: push.health.snapshot().reconnects > 0, 20)
+        assert "can't encode" in push.problem and "hunter2" not in push.problem + push.health.snapshot().reason
+
+
+WRONG = ["rtsp://", "rtsp:///path", "http://host/x", "rtsp://u:hunter2@host:port/x", "rtsp://u:hunter2@a..b/x", "host/x", ""]
+
+
+@pytest.mark.parametrize("address", WRONG)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(BadInputError, match="is no address of an RTSP server") as caught:
         RtspPush(address)

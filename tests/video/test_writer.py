@@ -283,6 +283,17 @@ def test_what_cannot_be_written_is_refused_at_once(tmp_path: Path, clip: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.mp4"]
 
 
+def test_a_picture_too_large_for_h264_is_refused_before_there_is_a_file(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4")
+    for height, width in ((16, 16385), (16385, 16)):
+        with pytest.raises(BadInputError, match=f"a picture of {width}×{height} pixels is too large for H.264"):
+            writer.write(np.zeros((height, width, 3), np.uint8), 0)
+    assert list(tmp_path.iterdir()) == []
+    writer.write(np.zeros((16, 16384, 3), np.uint8), 0)
+    writer.close()
+    assert read(tmp_path / "a.mp4")[1][0].shape == (16, 16384, 3)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir(0o555)
