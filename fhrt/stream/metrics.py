@@ -34,7 +34,7 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] in ("/", "/metrics")
-                text = (exposed(stream) if found else "metrics are at /metrics\n").encode()
+                text = (exposed(stream) if found else "metrics are at /metrics\n").encode(errors="replace")  # a file's name may be no UTF-8
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
                 self.send_header("Content-Length", str(len(text)))
