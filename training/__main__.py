@@ -50,6 +50,7 @@ def fit(
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
 ) -> None:
     """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
+    from training import checkpoint
     from training.loop import Trainer
 
     with _plain_errors():
@@ -59,6 +60,8 @@ def fit(
             settings = settings.model_copy(update=FAST)
         settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        if not resume and not (fast and out is None):  # what --fast leaves in its own folder nobody wants back
+            checkpoint.refuse_to_overwrite(out or Path("runs") / name)
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
         if resume:

@@ -144,9 +144,12 @@ def train_detector(
     """Train `Detector` in the folder ``out`` (``last.safetensors``, ``best.safetensors``) to its last step; gives its best recalls.
 
     AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
-    the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse, WeightsError for a bundle or checkpoint that
-    is damaged or another network's, UnknownModelError where there is no such bundle, DivergedError.
+    the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse and for a folder that holds a run which is
+    not resumed, WeightsError for a bundle or checkpoint that is damaged or another network's, UnknownModelError where there is no such
+    bundle, DivergedError.
     """
+    if not resume:
+        checkpoint.refuse_to_overwrite(out)
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     photographs = load_photographs(frames, "train")
@@ -207,7 +210,8 @@ def train_detector(
                     progress.update(task, completed=step, description=told)
                     with (out / "log.txt").open("a") as log:
                         log.write(f"step {step}  {told}\n")
-                if step % validate_every == 0 or step == steps:
+                validated = step % validate_every == 0 or step == steps
+                if validated:
                     recalls, calibration = validate(average, photographs[-HELD_BACK:], device)
                     told = "  ".join(f"{name} {value:.3f}" for name, value in recalls.items())
                     console.print(f"step {step}  {told}")
@@ -219,7 +223,7 @@ def train_detector(
                         checkpoint.save(
                             out / "best.safetensors", average, facts | {"step": step, "validation": recalls, "calibration": calibration}
                         )
-                if time.monotonic() - saved > SAVE_SECONDS:
+                if validated or time.monotonic() - saved > SAVE_SECONDS:  # a run that has a best.safetensors can be resumed
                     save()
                     saved = time.monotonic()
     except KeyboardInterrupt:

@@ -253,10 +253,11 @@ class Trainer:
                         self.fabric.log_dict({f"loss/{name}": value for name, value in values.items()}, self.step)
                         told = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
                         progress.update(task, completed=self.step, description=f"{self.recipe.model}  {told}")
-                    if self.step % self.recipe.validate_every == 0:
+                    validated = self.step % self.recipe.validate_every == 0
+                    if validated:
                         losses += (sum(each.values()) for each in self.check())
                         self.validate()
-                    if time.monotonic() - saved > SAVE_SECONDS:
+                    if validated or time.monotonic() - saved > SAVE_SECONDS:  # a run that has a best.safetensors can be resumed
                         losses += (sum(each.values()) for each in self.check())
                         self.save()
                         saved = time.monotonic()

@@ -161,6 +161,9 @@ def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path:
     train_detector(*folders, tmp_path / "b" / "run", steps=4, resume=True, **settings)
     best, about = checkpoint.load(tmp_path / "b" / "run" / "last.safetensors")
     assert about["step"] == 4 and not torch.equal(best["model.stem.0.0.weight"], tensors["model.stem.0.0.weight"])
+    with pytest.raises(BadInputError, match=r"b/run holds a run already: go on with it by --resume"):
+        train_detector(*folders, tmp_path / "b" / "run", steps=4, **settings)
+    assert checkpoint.load(tmp_path / "b" / "run" / "last.safetensors")[1] == about
     assert (tmp_path / "a" / "run" / "log.txt").read_text().count("8-12") == 1
     Detector().load_state_dict(checkpoint.unpack("average", best))
 
