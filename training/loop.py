@@ -360,7 +360,10 @@ class Trainer:
         if card.name != self.recipe.model:
             raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
         seen = make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
-        network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+        try:
+            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+        except WeightsError as error:
+            raise WeightsError(f"{bundle}: {error}") from error
         return network.state_dict(), {"start": card.training}
 
     def resume(self) -> None:
