@@ -221,7 +221,8 @@ def detector(
         recalls = train_detector(
             data, frames, out, steps=steps, batch=batch, lr=lr, resume=resume, start=start, device=device, workers=workers
         )
-    typer.echo("recall at one false positive per photograph: " + "  ".join(f"{name} px {value:.3f}" for name, value in recalls.items()))
+    if recalls:  # none before the first validation
+        typer.echo("recall at one false positive per photograph: " + "  ".join(f"{name} px {value:.3f}" for name, value in recalls.items()))
 
 
 @app.command()

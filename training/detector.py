@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fhrt.errors import BadInputError, WeightsError
+from fhrt.export.detector import OUTPUTS
 from fhrt.faces.centres import decode, probability, score_features
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
 from fhrt.protocols.frames import HELD_BACK, walk_frames
-from fhrt.runtime.bundle import read_card
+from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
+from training.device import check_device
 from training.faces import describe, load_faces
 from training.loop import DivergedError
 from training.scenes import SIDE, Photograph, Scene, make_scene
@@ -148,6 +150,7 @@ def train_detector(
     not resumed, WeightsError for a bundle or checkpoint that is damaged or another network's, UnknownModelError where there is no such
     bundle, DivergedError.
     """
+    check_device(device)
     if not resume:
         checkpoint.refuse_to_overwrite(out)
     torch.set_flush_denormal(True)
@@ -155,18 +158,23 @@ def train_detector(
     photographs = load_photographs(frames, "train")
     if len(photographs) <= HELD_BACK:
         raise BadInputError(f"{frames} has {len(photographs)} photographs to train with; {HELD_BACK} of them validate")
-    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.make_folder(out)
     facts = {"model": "detector"}
     model = Detector()
     if start is not None and not resume:
         seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
         model = from_bundle(start, seen[0].frame.float() / 255)
-        facts["start"] = read_card(start).training
+        facts["start"] = open_bundle(start).card.training
     model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
     average, step, best = checkpoint.plain_state(model), 0, 0.0
     if resume:
-        tensors, about = checkpoint.load(out / "last.safetensors")
+        path = out / "last.safetensors"
+        tensors, about = checkpoint.load(path)
+        if about.get("model") != facts["model"]:
+            raise WeightsError(f"{path} is another model's: of {about.get('model')!r}, not of {facts['model']!r}")
+        if about["step"] >= steps:
+            raise BadInputError(f"{path} is at step {about['step']} already; its last step shall be {steps}")
         model.load_state_dict(checkpoint.unpack("model", tensors))
         average = {key: value.to(device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(optimiser, "optimiser", tensors)
@@ -234,6 +242,9 @@ def train_detector(
 
 def from_bundle(folder: Path, frames: Tensor) -> Detector:
     """The network of a bundle folder, to go on training; frames [N, 3, H, W], RGB in [0, 1]: see `unfold`. Raises as `bundle_weights`."""
+    card = open_bundle(folder).card
+    if card.outputs != OUTPUTS:
+        raise WeightsError(f"{folder} is a bundle of {card.name}, not of fhrt's detector")
     model, weights = Detector(), bundle_weights(folder)
     try:
         weights["stem.0.0.weight"] = weights["stem.0.0.weight"].flip(1) * 255  # the bundle takes bytes in BGR

@@ -27,7 +27,7 @@ from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
 from training.capture import CapturedStep
 from training.data import Batch, Batches, FromMemory, Source, make_batch
-from training.device import THREADS, OnDevice, fits
+from training.device import THREADS, OnDevice, check_device, fits
 from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
@@ -122,7 +122,7 @@ class Trainer:
 
     def _load(self, data: Path | FaceSet, limit: int | None) -> tuple[FaceSet, Validation]:
         """Training and validation faces; the first process decodes, the others wait for it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoint.make_folder(self.out)
         if isinstance(data, FaceSet):
             return data, Validation(data.pictures[:8], self.recipe)
         cache = self.out.parent / "faces"
@@ -388,11 +388,8 @@ class Trainer:
 
 
 def _fabric(out: Path, device: str, devices: int) -> Fabric:
+    check_device(device, devices)
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or devices > 1)):
-        raise BadInputError(f'device must be "cpu", "cuda" or, for one of several, "cuda:1"; not {device!r} with {devices} devices')
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadInputError("device is cuda, and this machine has none that torch can use")
     # The networks' own branches decide who gets a gradient in a step: a localisation that is trained first, a critic left alone.
     strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
     logger = TensorBoardLogger(out, name="", version="tensorboard")

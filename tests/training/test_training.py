@@ -421,6 +421,13 @@ def test_a_run_that_has_a_best_can_be_resumed(archive: Path, tmp_path: Path, mon
     assert again.step == 1 and (tmp_path / "best.safetensors").is_file()
 
 
+def test_a_folder_that_cannot_be_is_refused(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(BadInputError, match=f"cannot make the folder {out}: "):
+            Trainer(recipe(), archive, out)
+
+
 def test_two_processes_share_a_step(archive: Path, tmp_path: Path) -> None:
     """DDP on the CPU: as many steps, other batches in each process, one set of weights."""
     (tmp_path / "two.yaml").write_text(
