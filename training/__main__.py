@@ -60,6 +60,11 @@ def fit(
             settings = settings.model_copy(update=FAST)
         settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        for term, given in (("feature", features), ("identity", identity)):
+            if given is not None and not getattr(settings.losses, term):
+                raise BadInputError(f"{recipe} has no {term} loss, for which {given} is")
+        if resume and start is not None:
+            raise BadInputError("--resume goes on with a run and --start begins one: choose one of them")
         if not resume and not (fast and out is None):  # what --fast leaves in its own folder nobody wants back
             checkpoint.refuse_to_overwrite(out or Path("runs") / name)
         out = out or Path("runs") / (f"{name}-fast" if fast else name)

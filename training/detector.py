@@ -151,6 +151,8 @@ def train_detector(
     bundle, DivergedError.
     """
     check_device(device)
+    if resume and start is not None:
+        raise BadInputError("--resume goes on with a run and --start begins one: choose one of them")
     if not resume:
         checkpoint.refuse_to_overwrite(out)
     torch.set_flush_denormal(True)
@@ -161,7 +163,7 @@ def train_detector(
     checkpoint.make_folder(out)
     facts = {"model": "detector"}
     model = Detector()
-    if start is not None and not resume:
+    if start is not None:
         seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
         model = from_bundle(start, seen[0].frame.float() / 255)
         facts["start"] = open_bundle(start).card.training

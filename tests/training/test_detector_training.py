@@ -214,7 +214,9 @@ def test_what_cannot_be_gone_on_with_is_refused(folders: tuple[Path, Path], tmp_
                 train_detector(*folders, tmp_path / "run", steps=steps, batch=2, workers=0, resume=True)
 
 
-def test_bad_devices_and_folders(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_bad_settings(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--resume goes on with a run and --start begins one"):
+        train_detector(*folders, tmp_path / "run", resume=True, start=SHIPPED)
     with pytest.raises(BadInputError, match=r"device must be .* not 'foo'"):
         train_detector(*folders, tmp_path / "run", device="foo")
     (tmp_path / "file").touch()

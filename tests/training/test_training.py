@@ -428,6 +428,17 @@ def test_a_folder_that_cannot_be_is_refused(archive: Path, tmp_path: Path) -> No
             Trainer(recipe(), archive, out)
 
 
+def test_options_that_would_do_nothing_are_refused(archive: Path, tmp_path: Path) -> None:
+    for options, words in (
+        (["--features", "/nope.pth"], "lite has no feature loss, for which /nope.pth is"),
+        (["--identity", "/nope"], "lite has no identity loss, for which /nope is"),
+        (["--resume", "--start", "lite"], "--resume goes on with a run and --start begins one: choose one of them"),
+    ):
+        done = CliRunner().invoke(training_cli.app, ["fit", "lite", "--data", str(archive), "--out", str(tmp_path / "run"), *options])
+        assert done.exit_code == 2 and done.output.strip() == words
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_share_a_step(archive: Path, tmp_path: Path) -> None:
     """DDP on the CPU: as many steps, other batches in each process, one set of weights."""
     (tmp_path / "two.yaml").write_text(
