@@ -50,6 +50,7 @@ def fit(
     fast: Annotated[bool, typer.Option(help="Two minutes with few faces, to see that the loss falls; exit code 1 if not.")] = False,
 ) -> None:
     """Train a recipe to its last step; stop with Ctrl-C and go on later with --resume."""
+    from training import checkpoint
     from training.loop import Trainer
 
     with _plain_errors():
@@ -59,6 +60,13 @@ def fit(
             settings = settings.model_copy(update=FAST)
         settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
         name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        for term, given in (("feature", features), ("identity", identity)):
+            if given is not None and not getattr(settings.losses, term):
+                raise BadInputError(f"{recipe} has no {term} loss, for which {given} is")
+        if resume and start is not None:
+            raise BadInputError("--resume goes on with a run and --start begins one: choose one of them")
+        if not resume and not (fast and out is None):  # what --fast leaves in its own folder nobody wants back
+            checkpoint.refuse_to_overwrite(out or Path("runs") / name)
         out = out or Path("runs") / (f"{name}-fast" if fast else name)
         trainer = Trainer(settings, data, out, device, devices, limit, features, identity)
         if resume:
@@ -218,7 +226,8 @@ def detector(
         recalls = train_detector(
             data, frames, out, steps=steps, batch=batch, lr=lr, resume=resume, start=start, device=device, workers=workers
         )
-    typer.echo("recall at one false positive per photograph: " + "  ".join(f"{name} px {value:.3f}" for name, value in recalls.items()))
+    if recalls:  # none before the first validation
+        typer.echo("recall at one false positive per photograph: " + "  ".join(f"{name} px {value:.3f}" for name, value in recalls.items()))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fhrt.errors import WeightsError
+from fhrt.errors import BadInputError, WeightsError
 from fhrt.files import write_bytes
 
 
@@ -35,6 +35,20 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is not a checkpoint of fhrt: {error}") from error
+
+
+def make_folder(out: Path) -> None:
+    """The folder of a run. Raises BadInputError where there cannot be one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"cannot make the folder {out}: {error.strerror}") from error
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises BadInputError where the folder holds a run, whose checkpoints another one's would replace."""
+    if any((out / name).exists() for name in ("last.safetensors", "best.safetensors")):
+        raise BadInputError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
 
 
 def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Path]:

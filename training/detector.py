@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fhrt.errors import BadInputError, WeightsError
+from fhrt.export.detector import OUTPUTS
 from fhrt.faces.centres import decode, probability, score_features
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
 from fhrt.protocols.frames import HELD_BACK, walk_frames
-from fhrt.runtime.bundle import read_card
+from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
+from training.device import check_device
 from training.faces import describe, load_faces
 from training.loop import DivergedError
 from training.scenes import SIDE, Photograph, Scene, make_scene
@@ -144,26 +146,37 @@ def train_detector(
     """Train `Detector` in the folder ``out`` (``last.safetensors``, ``best.safetensors``) to its last step; gives its best recalls.
 
     AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
-    the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse, WeightsError for a bundle or checkpoint that
-    is damaged or another network's, UnknownModelError where there is no such bundle, DivergedError.
+    the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse and for a folder that holds a run which is
+    not resumed, WeightsError for a bundle or checkpoint that is damaged or another network's, UnknownModelError where there is no such
+    bundle, DivergedError.
     """
+    check_device(device)
+    if resume and start is not None:
+        raise BadInputError("--resume goes on with a run and --start begins one: choose one of them")
+    if not resume:
+        checkpoint.refuse_to_overwrite(out)
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     photographs = load_photographs(frames, "train")
     if len(photographs) <= HELD_BACK:
         raise BadInputError(f"{frames} has {len(photographs)} photographs to train with; {HELD_BACK} of them validate")
-    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.make_folder(out)
     facts = {"model": "detector"}
     model = Detector()
-    if start is not None and not resume:
+    if start is not None:
         seen = _Scenes(photographs[:-HELD_BACK], data, out.parent / "faces", UNFOLD_WITH, seed + 1, 0, 1)
         model = from_bundle(start, seen[0].frame.float() / 255)
-        facts["start"] = read_card(start).training
+        facts["start"] = open_bundle(start).card.training
     model = model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
     average, step, best = checkpoint.plain_state(model), 0, 0.0
     if resume:
-        tensors, about = checkpoint.load(out / "last.safetensors")
+        path = out / "last.safetensors"
+        tensors, about = checkpoint.load(path)
+        if about.get("model") != facts["model"]:
+            raise WeightsError(f"{path} is another model's: of {about.get('model')!r}, not of {facts['model']!r}")
+        if about["step"] >= steps:
+            raise BadInputError(f"{path} is at step {about['step']} already; its last step shall be {steps}")
         model.load_state_dict(checkpoint.unpack("model", tensors))
         average = {key: value.to(device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(optimiser, "optimiser", tensors)
@@ -207,7 +220,8 @@ def train_detector(
                     progress.update(task, completed=step, description=told)
                     with (out / "log.txt").open("a") as log:
                         log.write(f"step {step}  {told}\n")
-                if step % validate_every == 0 or step == steps:
+                validated = step % validate_every == 0 or step == steps
+                if validated:
                     recalls, calibration = validate(average, photographs[-HELD_BACK:], device)
                     told = "  ".join(f"{name} {value:.3f}" for name, value in recalls.items())
                     console.print(f"step {step}  {told}")
@@ -219,7 +233,7 @@ def train_detector(
                         checkpoint.save(
                             out / "best.safetensors", average, facts | {"step": step, "validation": recalls, "calibration": calibration}
                         )
-                if time.monotonic() - saved > SAVE_SECONDS:
+                if validated or time.monotonic() - saved > SAVE_SECONDS:  # a run that has a best.safetensors can be resumed
                     save()
                     saved = time.monotonic()
     except KeyboardInterrupt:
@@ -230,6 +244,9 @@ def train_detector(
 
 def from_bundle(folder: Path, frames: Tensor) -> Detector:
     """The network of a bundle folder, to go on training; frames [N, 3, H, W], RGB in [0, 1]: see `unfold`. Raises as `bundle_weights`."""
+    card = open_bundle(folder).card
+    if card.outputs != OUTPUTS:
+        raise WeightsError(f"{folder} is a bundle of {card.name}, not of fhrt's detector")
     model, weights = Detector(), bundle_weights(folder)
     try:
         weights["stem.0.0.weight"] = weights["stem.0.0.weight"].flip(1) * 255  # the bundle takes bytes in BGR

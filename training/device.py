@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fhrt import ops
+from fhrt.errors import BadInputError
 from fhrt.protocols.archive import LOOSE, TIGHT
 from fhrt.protocols.pairs import IDENTITY, PROTOCOLS, make_pairs
 from fhrt.protocols.pose import invert_theta, random_theta
@@ -22,6 +23,15 @@ ROOM = 0.5  # of the device's free memory, that the faces may take
 UNPOSED, POSED = ("aligned",), ("unaligned", "noisy")  # protocols whose LR faces are made here; the CPU makes those of the others
 PAD = TIGHT // 4
 THREADS = 8  # that prepare batches for a device
+
+
+def check_device(device: str, devices: int = 1) -> None:
+    """Raises BadInputError for a device that is none, or that this machine has not."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or devices > 1)):
+        raise BadInputError(f'device must be "cpu", "cuda" or, for one of several, "cuda:1"; not {device!r} with {devices} devices')
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadInputError("device is cuda, and this machine has none that torch can use")
 
 
 def fits(faces: FaceSet, device: torch.device) -> bool:

@@ -27,7 +27,7 @@ from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
 from training.capture import CapturedStep
 from training.data import Batch, Batches, FromMemory, Source, make_batch
-from training.device import THREADS, OnDevice, fits
+from training.device import THREADS, OnDevice, check_device, fits
 from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
@@ -122,7 +122,7 @@ class Trainer:
 
     def _load(self, data: Path | FaceSet, limit: int | None) -> tuple[FaceSet, Validation]:
         """Training and validation faces; the first process decodes, the others wait for it."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        checkpoint.make_folder(self.out)
         if isinstance(data, FaceSet):
             return data, Validation(data.pictures[:8], self.recipe)
         cache = self.out.parent / "faces"
@@ -253,10 +253,11 @@ class Trainer:
                         self.fabric.log_dict({f"loss/{name}": value for name, value in values.items()}, self.step)
                         told = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
                         progress.update(task, completed=self.step, description=f"{self.recipe.model}  {told}")
-                    if self.step % self.recipe.validate_every == 0:
+                    validated = self.step % self.recipe.validate_every == 0
+                    if validated:
                         losses += (sum(each.values()) for each in self.check())
                         self.validate()
-                    if time.monotonic() - saved > SAVE_SECONDS:
+                    if validated or time.monotonic() - saved > SAVE_SECONDS:  # a run that has a best.safetensors can be resumed
                         losses += (sum(each.values()) for each in self.check())
                         self.save()
                         saved = time.monotonic()
@@ -359,7 +360,10 @@ class Trainer:
         if card.name != self.recipe.model:
             raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
         seen = make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
-        network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+        try:
+            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+        except WeightsError as error:
+            raise WeightsError(f"{bundle}: {error}") from error
         return network.state_dict(), {"start": card.training}
 
     def resume(self) -> None:
@@ -384,11 +388,8 @@ class Trainer:
 
 
 def _fabric(out: Path, device: str, devices: int) -> Fabric:
+    check_device(device, devices)
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (not number.isdigit() or devices > 1)):
-        raise BadInputError(f'device must be "cpu", "cuda" or, for one of several, "cuda:1"; not {device!r} with {devices} devices')
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadInputError("device is cuda, and this machine has none that torch can use")
     # The networks' own branches decide who gets a gradient in a step: a localisation that is trained first, a critic left alone.
     strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
     logger = TensorBoardLogger(out, name="", version="tensorboard")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from onnx import numpy_helper
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from fhrt.errors import WeightsError
@@ -14,7 +15,7 @@ from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import internalise
 from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d
 from fhrt.models.lite import RepConv2d
-from fhrt.runtime.bundle import GRAPH, open_bundle
+from fhrt.runtime.bundle import GRAPH, WEIGHTS, open_bundle
 
 TRAINED = 0.2
 """Root mean square of a normalised layer's weights. Their scale is free, and decides how far a step turns them: 200 steps of the detector,
@@ -23,12 +24,14 @@ the rate rising to 1e-3, left the heat's loss of a batch 5 % above the bundle's;
 
 
 def bundle_weights(bundle: str | Path) -> dict[str, Tensor]:
-    """The numbers in the graph of a bundle (its folder or name) by the names of the network that was exported, in float32.
+    """The numbers of a bundle (its folder or name) by the names of the network that was exported, in float32.
 
     Raises WeightsError for a damaged bundle, UnknownModelError where there is none.
     """
-    graph = internalise(open_bundle(bundle).folder / GRAPH).graph
-    numbers = {tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    folder = open_bundle(bundle).folder
+    numbers = load_file(folder / WEIGHTS)  # some of them may be fp16 or int8 here, and some not in the graph
+    for tensor in internalise(folder / GRAPH).graph.initializer:
+        numbers[tensor.name.removeprefix("model.")] = numpy_helper.to_array(tensor)
     return {name: torch.tensor(array).float() for name, array in numbers.items()}
 
 

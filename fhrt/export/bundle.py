@@ -47,7 +47,9 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     outputs = tuple(name for name in facts.outputs if name in given)  # a row of an ablation may lack some
     with new_bundle(out) as folder:
         proto = to_onnx(model, lr_size, outputs)
-        externalise(proto, folder, WEIGHTS, {name for name, _ in model.named_parameters()}, packable(model) if packed else {})
+        own = {key: value.numpy() for key, value in model.state_dict().items()} if facts.made == "fit" else {}
+        names = {name for name, _ in model.named_parameters()}
+        externalise(proto, folder, WEIGHTS, names, packable(model) if packed else {}, state=own)
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
         card = Card(

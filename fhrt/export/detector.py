@@ -63,7 +63,7 @@ def export_detector(checkpoint: Path, out: Path, scores: dict[str, dict[str, flo
         proto = trace(model, example, {0: height, 1: width}, "frame", OUTPUTS)
         # 1/255 of a weight is too small a number for fp16.
         halved = {name for name, parameter in network.named_parameters() if parameter is not first.weight}
-        externalise(proto, folder, WEIGHTS, halved)
+        externalise(proto, folder, WEIGHTS, halved, state={key: value.numpy() for key, value in network.state_dict().items()})
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
         card = Card(

@@ -27,6 +27,7 @@ def externalise(
     parameters: Collection[str] | None = None,
     packed: Mapping[str, int] | None = None,
     shared: str | None = None,
+    state: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
     """Write the initialisers to ``folder/file`` and let the graph point there by offset; changes ``proto``.
 
@@ -37,6 +38,8 @@ def externalise(
     DequantizeLinear; what is on that grid already (`on_grid`) stays what it is.
     What (de)quantises stays in the graph: a scale is exact or wrong, and TensorRT wants to see it.
     shared: another such file in the folder; what lies there already is not written again.
+    state: the network's own numbers. Those that the graph lacks are written too, for training to go on with: of equal ones torch's exporter
+    keeps one, of biases of 0 none, and the weight of a PReLU loses its name.
     """
     graph, packed = proto.graph, packed or {}
     scales = {name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
@@ -53,6 +56,10 @@ def externalise(
         elif value.nbytes >= _SMALL or value.dtype == np.int8:
             arrays[key] = value
     known = {} if shared is None else {_content(array): key for key, array in load_file(folder / shared).items()}
+    named = {_key(tensor.name) for tensor in graph.initializer}
+    for key, value in (state or {}).items():
+        if key not in named and value.dtype == np.float32:
+            arrays[key] = value.astype(np.float16) if key not in packed and (parameters is None or key in parameters) else value
     twins = {key: known[content] for key, array in arrays.items() if (content := _content(array)) in known}
     save_file({key: array for key, array in arrays.items() if key not in twins}, folder / file)
     places = {key: (file, *place) for key, place in _places(folder / file).items()}

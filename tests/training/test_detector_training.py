@@ -161,6 +161,9 @@ def test_training_goes_on_where_it_stopped(folders: tuple[Path, Path], tmp_path:
     train_detector(*folders, tmp_path / "b" / "run", steps=4, resume=True, **settings)
     best, about = checkpoint.load(tmp_path / "b" / "run" / "last.safetensors")
     assert about["step"] == 4 and not torch.equal(best["model.stem.0.0.weight"], tensors["model.stem.0.0.weight"])
+    with pytest.raises(BadInputError, match=r"b/run holds a run already: go on with it by --resume"):
+        train_detector(*folders, tmp_path / "b" / "run", steps=4, **settings)
+    assert checkpoint.load(tmp_path / "b" / "run" / "last.safetensors")[1] == about
     assert (tmp_path / "a" / "run" / "log.txt").read_text().count("8-12") == 1
     Detector().load_state_dict(checkpoint.unpack("average", best))
 
@@ -182,8 +185,9 @@ def test_a_bundle_becomes_the_network_that_it_was_made_of(face_set: FaceSet) -> 
 
 
 def test_only_the_detectors_own_bundle_is_begun_with(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="not a bundle of fhrt's detector"):
-        train_detector(*folders, tmp_path / "run", steps=1, batch=2, workers=0, start=SHIPPED.parents[1] / "lite")
+    for lite in (SHIPPED.parents[1] / "lite", Path("lite")):
+        with pytest.raises(WeightsError, match="lite is a bundle of lite, not of fhrt's detector"):
+            train_detector(*folders, tmp_path / "run", steps=1, batch=2, workers=0, start=lite)
     with pytest.raises(UnknownModelError, match="no-such"):
         train_detector(*folders, tmp_path / "run", steps=1, batch=2, workers=0, start=tmp_path / "no-such")
 
@@ -196,6 +200,28 @@ def test_a_run_can_begin_with_a_bundle_and_says_so(folders: tuple[Path, Path], t
     assert about["step"] == 2
     folder = export_detector(tmp_path / "run" / "best.safetensors", tmp_path / "bundle")
     assert "steps; begun with a bundle's weights: 24,000 faces" in read_card(folder).training
+
+
+def test_what_cannot_be_gone_on_with_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    last = tmp_path / "run" / "last.safetensors"
+    for about, error, words in (
+        ({"model": "detector", "step": 5, "best": 0.0}, BadInputError, "is at step 5 already"),
+        ({"model": "lite", "step": 2, "best": 0.0}, WeightsError, "another model's: of 'lite', not of 'detector'"),
+    ):
+        checkpoint.save(last, checkpoint.pack("model", Detector().state_dict()), about)
+        for steps in (3, 5):
+            with pytest.raises(error, match=words):
+                train_detector(*folders, tmp_path / "run", steps=steps, batch=2, workers=0, resume=True)
+
+
+def test_bad_settings(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--resume goes on with a run and --start begins one"):
+        train_detector(*folders, tmp_path / "run", resume=True, start=SHIPPED)
+    with pytest.raises(BadInputError, match=r"device must be .* not 'foo'"):
+        train_detector(*folders, tmp_path / "run", device="foo")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match=r"cannot make the folder .*file: File exists"):
+        train_detector(*folders, tmp_path / "file")
 
 
 def test_too_few_photographs_are_refused_before_the_first_step(

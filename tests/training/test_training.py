@@ -396,6 +396,49 @@ def test_bad_devices(archive: Path, tmp_path: Path) -> None:
             Trainer(recipe(), archive, tmp_path, **arguments)
 
 
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_folder_that_holds_a_run_is_refused(name: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    earlier = tmp_path / "runs" / "small" / f"{name}.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"a day's work")
+    (tmp_path / "small.yaml").write_text(f"model: lite\nhparams: {SMALL}\nmix: {{unaligned: 1}}\nlosses: {{l1: 1}}\nbatch: 2\nsteps: 1\n")
+    arguments = ["fit", "small.yaml", "--data", str(archive)]
+    for options in ([], ["--out", "runs/small"]):
+        done = CliRunner().invoke(training_cli.app, arguments + options)
+        assert done.exit_code == 2 and "runs/small holds a run already: go on with it by --resume" in done.output
+    assert earlier.read_bytes() == b"a day's work"
+    assert CliRunner().invoke(training_cli.app, [*arguments, "--out", "runs/other"]).exit_code == 0
+
+
+def test_a_run_that_has_a_best_can_be_resumed(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(recipe(steps=3, validate_every=1), archive, tmp_path)
+    monkeypatch.setattr(trainer, "_stuck", lambda: trainer.step // (1 - trainer.step))  # ends without a word after the first step
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    again = Trainer(trainer.recipe, archive, tmp_path)
+    again.resume()
+    assert again.step == 1 and (tmp_path / "best.safetensors").is_file()
+
+
+def test_a_folder_that_cannot_be_is_refused(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(BadInputError, match=f"cannot make the folder {out}: "):
+            Trainer(recipe(), archive, out)
+
+
+def test_options_that_would_do_nothing_are_refused(archive: Path, tmp_path: Path) -> None:
+    for options, words in (
+        (["--features", "/nope.pth"], "lite has no feature loss, for which /nope.pth is"),
+        (["--identity", "/nope"], "lite has no identity loss, for which /nope is"),
+        (["--resume", "--start", "lite"], "--resume goes on with a run and --start begins one: choose one of them"),
+    ):
+        done = CliRunner().invoke(training_cli.app, ["fit", "lite", "--data", str(archive), "--out", str(tmp_path / "run"), *options])
+        assert done.exit_code == 2 and done.output.strip() == words
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_share_a_step(archive: Path, tmp_path: Path) -> None:
     """DDP on the CPU: as many steps, other batches in each process, one set of weights."""
     (tmp_path / "two.yaml").write_text(
@@ -421,8 +464,13 @@ def test_a_fast_run_says_whether_the_loss_falls(archive: Path, tmp_path: Path, m
     assert good.exit_code == 0 and "the loss went from" in good.output
     monkeypatch.setitem(training_cli.FAST, "lr", 1e-30)
     monkeypatch.setitem(training_cli.FAST, "seed", 3)
-    stuck = CliRunner().invoke(training_cli.app, [*arguments, "--steps", "2"])
-    assert "2 steps: the loss went from" in stuck.output
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "small.yaml", "--data", str(archive), "--fast", "--steps", "2"]
+    for _ in range(2):  # its own folder is written over, no other
+        assert "2 steps: the loss went from" in CliRunner().invoke(training_cli.app, arguments).output
+    assert (tmp_path / "runs" / "small-fast" / "last.safetensors").is_file()
+    again = CliRunner().invoke(training_cli.app, [*arguments, "--out", "run"])
+    assert again.exit_code == 2 and "run holds a run already" in again.output
 
 
 def test_throughput_says_what_holds_it_up(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fhrt.models.layers import UpsampleConv2d
 from fhrt.models.lite import ResidualBlock
 from fhrt.runtime import load
 from fhrt.runtime.bundle import read_card
+from training import checkpoint, loop
 from training.loop import Trainer
 from training.recipe import Losses, Mix, Recipe
 from training.unfold import TRAINED, bundle_weights, unfold
@@ -107,6 +108,31 @@ def test_a_packed_bundle_is_begun_with_and_its_card_says_so(archive: Path, tmp_p
     trainer.fit()
     card = read_card(export("lite", tmp_path / "b" / "best.safetensors", tmp_path / "again"))
     assert card.training.endswith(f"begun with a bundle's weights: {read_card(bundle).training}")
+
+
+@pytest.mark.parametrize("name", ["lite", "srgan"])
+def test_a_bundle_of_weights_that_are_equal_is_begun_with(name: str, archive: Path, tmp_path: Path) -> None:
+    """A network that was hardly trained: of equal numbers a graph has one, of biases of 0 none, and a PReLU's have no name there."""
+    small = {"width": 16, "blocks": 2, "detail": 8, "stem": 8, "localisation": 8} if name == "lite" else {}
+    recipe = Recipe(model=name, hparams=small, mix=Mix(aligned=1), losses=Losses(mse=1), batch=2, steps=1)
+    torch.manual_seed(1)
+    network = models.create(name, **small)
+    checkpoint.save(tmp_path / "best.safetensors", network.state_dict(), {"model": name, "hparams": small})
+    bundle = export(name, tmp_path / "best.safetensors", tmp_path / "bundle")
+    trainer = Trainer(recipe, archive, tmp_path / "run")
+    assert trainer.start_from(bundle) == len(trainer.average)
+    lr = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.model.eval()(lr).sr, network.eval()(lr).sr, atol=5e-3, rtol=0)
+
+
+def test_a_bundle_that_lacks_a_number_is_named(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(model="lite", mix=Mix(unaligned=1), losses=Losses(mse=1), batch=2, steps=1)
+    trainer = Trainer(recipe, archive, tmp_path)
+    weights = {key: value for key, value in bundle_weights("lite").items() if key != "up.weight"}
+    monkeypatch.setattr(loop, "bundle_weights", lambda bundle: weights)
+    with pytest.raises(WeightsError, match=r"^lite: these are weights of another network: 'up\.weight'"):
+        trainer.start_from(Path("lite"))
 
 
 def test_another_systems_bundle_and_none_are_refused(archive: Path, tmp_path: Path) -> None:
