@@ -176,6 +176,7 @@ def identity(
     with _plain_errors():
         if scale not in RESIDUALS:
             raise BadInputError(f"scale must be 2, 4 or 8, not {scale}")
+        _ready(out, device)
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
         accuracy = train_identity(faces, RESIDUALS[scale], out, epochs=epochs, seconds=seconds, device=device)
     typer.echo(f"accuracy {accuracy:.3f} on faces held back")
@@ -198,6 +199,7 @@ def recognition(
     with _plain_errors():
         if (out / "graph").exists():
             raise BadInputError(f"{out / 'graph'} exists already: remove it, or choose another --out")
+        _ready(out, device)
         faces = load_faces(data, "train", out.parent / "faces", limit, people=True)
         train_identity(faces, RECOGNITION, out, epochs=epochs, seconds=seconds, device=device)
         network = load_network(out, RECOGNITION)
@@ -245,6 +247,7 @@ def dictionary(
     from training.dictionary import build_denoiser, build_embedding, build_mnce
 
     with _plain_errors():
+        _ready(out, device)
         if name == "denoiser":
             made = build_denoiser(data, out, limit, steps, device=device, batch=batch)
         elif name == "mnce":
@@ -267,6 +270,15 @@ def crowd(
 
     with _plain_errors():
         typer.echo(write_crowd(runtime.load(model), data, out, seed))
+
+
+def _ready(out: Path, device: str) -> None:
+    """Raises BadInputError where hours of work would have no place to go, or none to happen."""
+    from training import checkpoint
+    from training.device import check_device
+
+    check_device(device)
+    checkpoint.make_folder(out)
 
 
 def _changed(settings: Recipe, **changes: Any) -> Recipe:

@@ -428,6 +428,16 @@ def test_a_folder_that_cannot_be_is_refused(archive: Path, tmp_path: Path) -> No
             Trainer(recipe(), archive, out)
 
 
+@pytest.mark.parametrize("command", [["identity", "--scale", "2"], ["recognition"], ["dictionary", "mnce"]])
+def test_a_place_or_a_device_that_cannot_be_is_refused_before_the_work(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for options, words in ((["--out", str(tmp_path / "file" / "run")], "cannot make the folder"), (["--device", "foo"], "device must be")):
+        # Without faces: they would be asked for next.
+        arguments = [*command, "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]
+        done = CliRunner().invoke(training_cli.app, arguments)
+        assert done.exit_code == 2 and words in done.output and len(done.output.splitlines()) == 1
+
+
 def test_options_that_would_do_nothing_are_refused(archive: Path, tmp_path: Path) -> None:
     for options, words in (
         (["--features", "/nope.pth"], "lite has no feature loss, for which /nope.pth is"),
