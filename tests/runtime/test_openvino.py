@@ -38,7 +38,10 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_bundle("lite", tmp_path_factory.mktemp("lite"), width=16, blocks=2, detail=8, stem=4, localisation=8)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+LONG = ("lle", "lcr")  # a minute each to export
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SYSTEMS])
 def test_every_system_equals_onnxruntime(name: str, tmp_path: Path) -> None:
     bundle = random_bundle(name, tmp_path, **SMALL.get(name, {}))
     engine, reference = load(bundle, backend="openvino"), load(bundle, backend="onnxruntime")
