@@ -132,13 +132,14 @@ def run(
     after), and for the whole run sheet.png with its best faces; NAME_2 and so on where a name is taken. Exit code 1
     when some pictures could not be read, 2 when none could.
     """
+    from fhrt.files import make_folder
     from fhrt.hallucinator import Hallucinator
     from fhrt.results import write_picture
 
     pictures = _pictures(inputs)
     options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
     hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
-    _make_folder(output)
+    make_folder(output)
     best: list[Face] = []
     used = {path.stem for path in output.iterdir()}  # nothing is ever written over
     sheet = output / f"{_free_name('sheet', used)}.png"
@@ -445,7 +446,7 @@ def evaluate(
     recognition: Annotated[Path | None, typer.Option(help="A recognition network (model.onnx), for identity similarity.")] = None,
 ) -> None:
     """Score a model, or all that are installed: PSNR and SSIM, and their gain over bicubic; `model` may be left out."""
-    from fhrt.files import write_bytes
+    from fhrt.files import make_folder, write_bytes
     from fhrt.metrics import Recognition
     from fhrt.protocols import compare, write_report
     from fhrt.protocols import evaluate as score
@@ -462,7 +463,7 @@ def evaluate(
     names = [card.name for card in list_models()] if model == "all" else [model]
     engines = [load(name, backend=backend, device=device, precision=precision, threads=threads) for name in names]
     if report is not None:
-        _make_folder(report)  # one that cannot be made shows before the scoring
+        make_folder(report)  # one that cannot be made shows before the scoring
     with Progress(console=err, transient=True) as progress:
         advance = _advance(progress, "Scoring")
         if report is not None:
@@ -503,6 +504,7 @@ def evaluate_detector(
     """Score face detectors on photographs: average precision and recall by the faces' size, and time."""
     import cv2
 
+    from fhrt.files import make_folder
     from fhrt.protocols.detector_report import by_size, overview, summarise, write_detector_report
     from fhrt.protocols.detectors import create_detectors, score_detectors
     from fhrt.protocols.report import require_matplotlib
@@ -511,7 +513,7 @@ def evaluate_detector(
         require_matplotlib()
     detectors = create_detectors(detector)
     if output is not None:
-        _make_folder(output)
+        make_folder(output)
     with Progress(console=err, transient=True) as progress:
         scores = score_detectors(detectors, data, limit=limit, progress=_advance(progress, "Detecting"))
     with err.status("resampling"):
@@ -540,6 +542,7 @@ def evaluate_pipeline(
     precision: Precision = "auto",
 ) -> None:
     """Score detector and model together: known faces, set into photographs, are found, hallucinated and compared with the truth."""
+    from fhrt.files import make_folder
     from fhrt.hallucinator import Hallucinator
     from fhrt.protocols.detectors import create_detectors
     from fhrt.protocols.pipeline import SIZES, score_pipeline
@@ -551,7 +554,7 @@ def evaluate_pipeline(
     detectors = create_detectors(detector)
     hallucinator = Hallucinator(model, backend=backend, device=device, precision=precision, threads=threads, max_face=float("inf"))
     if output is not None:
-        _make_folder(output)
+        make_folder(output)
     with Progress(console=err, transient=True) as progress:
         score = score_pipeline(hallucinator, detectors, data, frames, size or SIZES, limit, _advance(progress, "Hallucinating"))
     numbers = summarise(score)
@@ -615,13 +618,6 @@ def _pictures(inputs: list[Path]) -> list[Path]:
         else:
             raise BadInputError(f"{path} does not exist")
     return pictures
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _free_name(stem: str, used: set[str]) -> str:

@@ -25,6 +25,14 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     return path
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, with those around it, where there is none. Raises `BadInputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 _unfinished: set[Path] = set()
 
 

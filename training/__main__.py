@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fhrt.errors import BadInputError, FhrtError
-from fhrt.files import write_bytes
+from fhrt.files import make_folder, write_bytes
 from training.recipe import Recipe, load_recipe
 
 FAST_SECONDS, FAST_FACES = 120.0, 8  # so few that a dozen steps have seen them all
@@ -274,11 +274,10 @@ def crowd(
 
 def _ready(out: Path, device: str) -> None:
     """Raises BadInputError where hours of work would have no place to go, or none to happen."""
-    from training import checkpoint
     from training.device import check_device
 
     check_device(device)
-    checkpoint.make_folder(out)
+    make_folder(out)
 
 
 def _changed(settings: Recipe, **changes: Any) -> Recipe:

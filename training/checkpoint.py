@@ -37,14 +37,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(f"{path} is not a checkpoint of fhrt: {error}") from error
 
 
-def make_folder(out: Path) -> None:
-    """The folder of a run. Raises BadInputError where there cannot be one."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"cannot make the folder {out}: {error.strerror}") from error
-
-
 def refuse_to_overwrite(out: Path) -> None:
     """Raises BadInputError where the folder holds a run, whose checkpoints another one's would replace."""
     if any((out / name).exists() for name in ("last.safetensors", "best.safetensors")):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.detector import OUTPUTS
 from fhrt.faces.centres import decode, probability, score_features
+from fhrt.files import make_folder
 from fhrt.metrics.detection import LEAST, Matches, match_all, recall_at
 from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
 from fhrt.protocols.frames import HELD_BACK, walk_frames
@@ -160,7 +161,7 @@ def train_detector(
     photographs = load_photographs(frames, "train")
     if len(photographs) <= HELD_BACK:
         raise BadInputError(f"{frames} has {len(photographs)} photographs to train with; {HELD_BACK} of them validate")
-    checkpoint.make_folder(out)
+    make_folder(out)
     facts = {"model": "detector"}
     model = Detector()
     if start is not None:

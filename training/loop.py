@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fhrt import models
 from fhrt.errors import BadInputError, FhrtError, WeightsError
+from fhrt.files import make_folder
 from fhrt.models.discriminator import Discriminator
 from fhrt.models.srgan import SRGANDiscriminator
 from fhrt.runtime.bundle import open_bundle
@@ -122,7 +123,7 @@ class Trainer:
 
     def _load(self, data: Path | FaceSet, limit: int | None) -> tuple[FaceSet, Validation]:
         """Training and validation faces; the first process decodes, the others wait for it."""
-        checkpoint.make_folder(self.out)
+        make_folder(self.out)
         if isinstance(data, FaceSet):
             return data, Validation(data.pictures[:8], self.recipe)
         cache = self.out.parent / "faces"
