@@ -1,10 +1,12 @@
 """What all tests share: the checkout on the path, a cache of their own, the flag `--long`, and a small archive of made-up faces."""
 
 import atexit
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture(autouse=True)
+def _room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """While a test marked `alone` runs, the other processes' tests wait.
+
+    The room is shared by all tests and taken whole by one that is `alone`. All pass the gate one by one, so that who waits for the whole
+    room is not overtaken for ever.
+    """
+    shared = tmp_path_factory.getbasetemp().parent  # by all processes of a run
+    with open(shared / "gate", "a") as gate, open(shared / "room", "a") as room:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ def hallucinator() -> Hallucinator:
     return Hallucinator("lite", detector=pipeline.StubDetector(2, 0.001), threads=1)
 
 
+@pytest.mark.alone
 def test_cameras_are_counted(hallucinator: Hallucinator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "WARMUP", 0.3)
     hallucinator.engine = pipeline.StubEngine(hallucinator.engine.card, 0.002)

@@ -513,6 +513,7 @@ def test_a_stream_out_to_nobody_is_told_in_the_end() -> None:
 
 
 @pytest.mark.rtsp
+@pytest.mark.alone
 def test_a_stream_out_that_is_live_in_the_end_is_no_problem(tmp_path: Path) -> None:
     need_gst()
     with GstServer({"out": tmp_path / "out.h264"}) as server:

@@ -283,6 +283,7 @@ def test_leaving_the_loop_ends_everything(make, minute) -> None:
             stream.start()
 
 
+@pytest.mark.alone
 def test_a_sink_that_hangs_does_not_hold_up_the_end(make, minute, caplog) -> None:
     hang, sink = threading.Event(), Kept()
 
@@ -302,6 +303,7 @@ def test_a_sink_that_hangs_does_not_hold_up_the_end(make, minute, caplog) -> Non
     assert any("Hangs does not end" in record.message for record in caplog.records)
 
 
+@pytest.mark.alone
 def test_a_detector_that_is_busy_does_not_hold_up_the_end(make, minute) -> None:
     detector, sink = KnownDetector(seconds=4), Kept()
     for result in make(detector=detector).stream(minute, policy="latest", sinks=[sink]):
@@ -450,6 +452,7 @@ class _Forgets:
 
 
 @pytest.mark.rtsp
+@pytest.mark.alone
 def test_a_dying_camera_stops_nobody_and_comes_back(make, units: Path, caplog) -> None:
     need_gst()
     with GstServer({"a": units}) as good, GstServer({"b": units}, login="viewer:hunter2") as dying:

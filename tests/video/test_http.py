@@ -82,6 +82,7 @@ def test_an_hls_recording(address: str, clip: Path) -> None:
     assert numbers == list(range(40)) and len(list(clip.parent.glob("vod*.ts"))) == 4
 
 
+@pytest.mark.alone
 def test_live_hls_plays_at_its_own_speed_and_is_not_stalled_between_segments(address: str, clip: Path) -> None:
     long = write_video(clip.with_name("long.mp4"), 100)
     segment(long, clip.with_name("live.m3u8"))

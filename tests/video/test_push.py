@@ -51,6 +51,7 @@ def arrived(path: Path) -> list[int]:
 
 
 @pytest.mark.rtsp
+@pytest.mark.alone
 def test_pictures_arrive_in_order_and_again_after_the_server_was_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     need_gst()
     record = tmp_path / "out.h264"
@@ -77,6 +78,7 @@ def test_pictures_arrive_in_order_and_again_after_the_server_was_gone(tmp_path: 
 
 
 @pytest.mark.rtsp
+@pytest.mark.alone
 def test_a_frozen_server_is_noticed_and_holds_up_nobody(tmp_path: Path) -> None:
     need_gst()
     rng = np.random.default_rng(0)
@@ -102,6 +104,7 @@ def test_a_frozen_server_is_noticed_and_holds_up_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.rtsp
+@pytest.mark.alone
 def test_two_streams_to_one_server_end_apart(tmp_path: Path) -> None:
     need_gst()
     with (
