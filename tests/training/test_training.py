@@ -326,7 +326,12 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
 
 def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> None:
     settings = recipe(
-        model="mtun", hparams={"width": 8, "heatmap_side": 16}, mix=Mix(unaligned=1), losses=Losses(mse=1, heatmap=1, theta=0.1), batch=4, lr=1e-3
+        model="mtun",
+        hparams={"width": 8, "heatmap_side": 16},
+        mix=Mix(unaligned=1),
+        losses=Losses(mse=1, heatmap=1, theta=0.1),
+        batch=4,
+        lr=1e-3,
     )
     with pytest.raises(BadInputError, match="landmarks"):
         Trainer(settings, archive, tmp_path / "without")
