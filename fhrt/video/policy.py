@@ -74,17 +74,18 @@ class FrameQueue(Generic[T]):
         with self._changed:
             if self.policy.name == "all":
                 self._changed.wait_for(lambda: self._closed or len(self._frames) < AHEAD)
+            if self._closed:
+                return
             told = bool(self._frames)
+            self._frames.append(frame)  # before others go: who looks meanwhile, without the lock, must not find it empty and go to sleep
             if self.policy.name == "latest":
-                self._shed(0, "superseded")
+                self._shed(1, "superseded")
             elif self.policy.name == "budget":
                 self._shed_late()
-                self._shed(MOST - 1, "full")
-            if not self._closed:
-                self._frames.append(frame)
-                self._changed.notify_all()
-                if not told:
-                    self.tell()
+                self._shed(MOST, "full")
+            self._changed.notify_all()
+            if not told:
+                self.tell()
 
     def take(self, timeout: float | None = None) -> T | None:
         """The next frame; None after `timeout` seconds without one, or when the queue has ended."""

@@ -60,6 +60,18 @@ def test_budget_drops_what_is_late_or_too_much() -> None:
     assert drops["late"] == 2 + MOST
 
 
+@pytest.mark.parametrize(("policy", "kept", "age"), [("latest", 1, 0.0), ("budget=5", MOST, 0.0), ("budget=0.1", 1, 0.2)])
+def test_a_full_queue_never_looks_empty(policy: str, kept: int, age: float) -> None:
+    """A stream's worker that looks at the wrong moment, sees nothing and sleeps would be told of no frame ever again."""
+    lengths: list[int] = []
+    frames: FrameQueue[Frame] = FrameQueue(Policy.parse(policy), lambda _: lengths.append(len(frames)))
+    for number in range(kept):
+        frames.put(frame(number))
+    time.sleep(age)
+    frames.put(frame(kept))
+    assert lengths == [kept]
+
+
 def test_closing_wakes_both_sides_and_leaves_what_waits() -> None:
     frames, _ = queue("all")
     for number in range(AHEAD):
