@@ -79,11 +79,11 @@ def test_killed_and_restarted(server: GstServer) -> None:
         wait_for(lambda: live(reader), 5)
         before = reader.take(1)
         server.kill()
-        wait_for(lambda: reader.health.state is State.OFFLINE, 1)
+        wait_for(lambda: reader.health.state is State.OFFLINE, 3)
         assert "closed" in reader.health.snapshot().reason
         time.sleep(1)
         server.start()
-        wait_for(lambda: live(reader), 2 + 1)  # the third try's backoff, and one second
+        wait_for(lambda: live(reader), 2 + 2)  # the third try's backoff, and two seconds
         wait_for(lambda: (after := reader.take(1)) is not None and after.time - before.time > 1, 2)
         assert reader.health.snapshot().reconnects >= 1
         assert reader.health.snapshot().clock_jumps == 0  # a camera that starts anew is none
@@ -142,7 +142,7 @@ def test_a_login_works_and_its_password_is_seen_nowhere(units: Path, caplog: pyt
     with GstServer({"a": units}, login="viewer:hunter@2") as server, Reader(server.address("a", "viewer:hunter%402")) as reader:
         wait_for(lambda: live(reader), 5)
         server.kill()
-        wait_for(lambda: reader.health.state is State.OFFLINE, 1)
+        wait_for(lambda: reader.health.state is State.OFFLINE, 3)
         seen = [repr(reader.source), repr(reader.take(1)), repr(reader.health.snapshot()), *(one.name for one in threading.enumerate())]
     assert "hunter" not in " ".join(seen) + caplog.text
 
@@ -190,9 +190,9 @@ def test_a_slow_consumer_gets_fresh_frames(server: GstServer) -> None:
             assert frame is not None
             seen.append((time.monotonic(), number_in(frame.image), frame.age()))
             time.sleep(0.2)
-    assert max(age for _, _, age in seen) < 0.15
-    passed = (seen[-1][1] - seen[0][1]) % 100 / FPS  # as the pictures themselves say
-    assert passed == pytest.approx(seen[-1][0] - seen[0][0], abs=0.15)
+    assert np.median([age for _, _, age in seen]) < 0.1  # a machine may stop for a fifth of a second, but not every time
+    passed = (seen[-1][1] - seen[0][1]) % 100 / FPS  # as the pictures themselves say; were none dropped, they would lag two seconds behind
+    assert passed == pytest.approx(seen[-1][0] - seen[0][0], abs=0.5)
     assert reader.health.snapshot().drops["superseded"] > 2 * len(seen)
 
 
