@@ -113,7 +113,10 @@ def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[s
         assert picture is None if name not in outputs else picture.shape == (2, 3, sides[name], sides[name])
 
 
-@pytest.mark.parametrize(("name", "hparams"), [("lite", SMALL), ("mtun", {"width": 8, "stacks": 1})], ids=["lite", "mtun"])
+MTUN = pytest.param("mtun", {"width": 8, "stacks": 1}, id="mtun", marks=pytest.mark.slow)  # half a minute, most of it torch's exporter
+
+
+@pytest.mark.parametrize(("name", "hparams"), [pytest.param("lite", SMALL, id="lite"), MTUN])
 def test_packed_weights(name: str, hparams: dict[str, int], tmp_path: Path) -> None:
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "best.safetensors", create(name, **hparams).state_dict(), {"model": name, "hparams": hparams})
