@@ -60,7 +60,7 @@ def test_budget_drops_what_is_late_or_too_much() -> None:
     assert drops["late"] == 2 + MOST
 
 
-@pytest.mark.parametrize(("policy", "kept", "age"), [("latest", 1, 0.0), ("budget=5", MOST, 0.0), ("budget=0.1", 1, 0.2)])
+@pytest.mark.parametrize(("policy", "kept", "age"), [("latest", 1, 0.0), ("budget=5", MOST, 0.0), ("budget=0.5", 1, 0.6)])
 def test_a_full_queue_never_looks_empty(policy: str, kept: int, age: float) -> None:
     """A stream's worker that looks at the wrong moment, sees nothing and sleeps would be told of no frame ever again."""
     lengths: list[int] = []
