@@ -83,33 +83,6 @@ def fit(
 
 
 @app.command()
-def divide(
-    checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors or best.safetensors.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that receives the parts.")],
-    megabytes: Annotated[float, typer.Option(min=0.001, help="Of a part, at most.")] = 16.0,
-    state: Annotated[bool, typer.Option("--state", help="With the optimisers' state, which is twice the weights in float32.")] = False,
-) -> None:
-    """Divide a checkpoint, in fp16, into files small enough to be carried; see unite. Of a last.safetensors the averaged weights."""
-    from training import checkpoint as files
-
-    with _plain_errors():
-        for part in files.divide(checkpoint, out, int(megabytes * 1e6), state):
-            typer.echo(part)
-
-
-@app.command()
-def unite(
-    parts: Annotated[list[Path], typer.Argument(help="What divide wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/last.safetensors.")],
-) -> None:
-    """Make one checkpoint of its parts; fit --resume goes on from a last.safetensors, fit --start begins with a best.safetensors."""
-    from training import checkpoint as files
-
-    with _plain_errors():
-        files.unite(parts, out)
-
-
-@app.command()
 def average(
     checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/best.safetensors.")],

@@ -321,7 +321,7 @@ class Trainer:
         return {name: tensor.detach().clone() for name, tensor in self._state().items()}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `_state` gave. Without the optimisers' state, as in a checkpoint made small, these begin anew."""
+        """What `_state` gave."""
         self.model.load_state_dict(checkpoint.unpack("model", tensors))
         self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
@@ -381,8 +381,6 @@ class Trainer:
         if bool(critic) != (self.critic is not None):
             raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
         self._restore(tensors)
-        if not checkpoint.unpack("optimiser", tensors):
-            self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
         self.start = about.get("start", "")
         self.best_step = about.get("best_step", self.step)
