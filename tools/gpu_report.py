@@ -172,7 +172,8 @@ def _run(step: Step, log: IO[str], report: Path, deadline: float) -> tuple[str, 
 
 def _call(command: Sequence[str], output: IO[bytes], seconds: float) -> int | None:
     """Its exit code; None where it had to be ended, with all that it started."""
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    options: Any = {"stdout": output, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **options)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -239,11 +240,9 @@ def main() -> int:
     chosen = [step for step in steps if step.name.startswith(tuple(given.only or [""]))]
     if not chosen:
         parser.error(f"no step is named so; there are: {', '.join(step.name for step in steps)}")
-    out = given.out.resolve()
-    os.chdir(ROOT)
     # A missing device fails a test instead of skipping it; a narrow terminal would cut off pytest's reasons.
     os.environ.update({"OMP_NUM_THREADS": "1", "FHRT_TEST_DEVICE": "cpu"} if given.rehearse else {"FHRT_REQUIRE_GPU": "1"}, COLUMNS="200")
-    return 0 if run(chosen, out, f"{given.check} check" + ", rehearsed on the CPU" * given.rehearse, facts(), given.limit) else 1
+    return 0 if run(chosen, given.out, f"{given.check} check" + ", rehearsed on the CPU" * given.rehearse, facts(), given.limit) else 1
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def build_denoiser(
 ) -> Path:
     """Train MNCE's denoiser alone; writes ``out/denoiser.safetensors``, which `build_mnce` takes, and returns it.
 
-    For a device that is lent: the dictionary is filled on the CPU, and takes minutes and much memory there. Arguments as of `build_mnce`.
+    For a machine with a GPU: the dictionary is filled on the CPU, which takes minutes and much memory. Arguments as of `build_mnce`.
     """
     torch.manual_seed(seed)
     model, path = MNCE(), out / "denoiser.safetensors"

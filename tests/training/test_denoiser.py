@@ -1,4 +1,4 @@
-"""MNCE's denoiser trained alone, as on a device that is lent, is what a dictionary takes later."""
+"""MNCE's denoiser trained alone, as on a machine with a GPU, is what a dictionary takes later."""
 
 from pathlib import Path
 
