@@ -38,7 +38,7 @@ FAILURES = (
 )
 COLUMNS = {
     "kernels": ("op", "shape", "native_ms", "times_faster", "required", "times_faster_than_compiled", "share_of_copy", "reached"),
-    "model": ("backend", "precision", "batch", "engine_ms_per_face", "aim", "peers", "times_compile", "aim_times", "reached"),
+    "model": ("precision", "batch", "engine_ms_per_face", "aim", "peers", "times_compile", "aim_times", "reached", "within_limit"),
     "frame": ("frame", "faces", "ms", "aim", "reached"),
     "throughput": ("recipe", "precision", "batch", "captured", "faces_per_s", "bound_by", "tflops", "share_of_peak"),
     "tensorrt": ("model", "precision", "batches", "aim_db", "build_s", "open_s", "error"),
