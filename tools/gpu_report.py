@@ -70,7 +70,7 @@ def gpu_steps(rehearse: bool) -> Iterator[Step]:
     yield _native(rehearse)
     for path in gpu_tests():
         smaller = ("-k", SANITIZED) if rehearse and path == KERNEL_TESTS else ()
-        yield Step(f"tests-{Path(path).stem.removeprefix('test_')}", (*PYTEST, "-m", "gpu", path, *smaller), needs=("native",))
+        yield Step(f"tests-{Path(path).stem.removeprefix('test_')}", (*PYTEST, "-m", "gpu", path, *smaller), 600, ("native",))
     sanitizer = shutil.which("compute-sanitizer")
     for tool, more in (("memcheck", ("--report-api-errors", "no")), ("racecheck", ())):
         command = (sanitizer or "", "--tool", tool, *more, "--kernel-name", "kns=fhrt", "--error-exitcode", "86")
