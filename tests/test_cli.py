@@ -19,15 +19,18 @@ from fhrt.cli import _print_table, app
 from fhrt.errors import BackendError, WeightsError
 from fhrt.faces.detect import Detection
 from fhrt.protocols.pairs import PROTOCOLS
+from fhrt.runtime import Output
 from fhrt.runtime.bundle import open_bundle, read_card
 from fhrt.runtime.engine import BACKENDS
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
 
 CARD = SimpleNamespace(
     name="nearest",
+    title="Nearest neighbour",
     input_size=(16, 16),
     output_size=(128, 128),
     outputs=("sr",),
+    scales=(8,),
     scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
     licence="research",
     int8=None,
@@ -38,7 +41,7 @@ class Engine:
     card, backend, precision, array_library = CARD, "onnxruntime", "fp32", None
 
     def run(self, lr):
-        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)
+        return Output(lr.repeat(8, 2).repeat(8, 3))
 
 
 class OneFace:
@@ -82,7 +85,7 @@ def test_run_writes_pictures_and_a_sheet(fhrt_command, folder, tmp_path):
 
 def test_run_reports_a_bad_picture_and_goes_on(fhrt_command, folder, tmp_path):
     (folder / "aa.png").write_bytes(b"broken")
-    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--scale", "2")
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--enlarge", "2")
     assert done.exit_code == 1
     assert "aa.png is not a picture" in done.stderr
     assert "Traceback" not in done.output
@@ -222,7 +225,7 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
         assert (engine.card, data_dir, protocols, limit) == (CARD, tmp_path, ["aligned"], 8)
         progress(8, 8)
         numbers = {"psnr": 26.0, "ssim": 0.75, "bicubic_psnr": 23.5, "bicubic_ssim": 0.5, "ms_per_face": 2.0}
-        return [SimpleNamespace(protocol="aligned", n=8, **numbers)]
+        return [SimpleNamespace(protocol="aligned", n=8, scale=8, **numbers)]
 
     monkeypatch.setattr(fhrt.protocols, "evaluate", evaluate, raising=False)
     report = tmp_path / "report.json"

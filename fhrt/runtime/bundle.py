@@ -83,8 +83,10 @@ def _find(name: str | Path) -> Path:
     meant = find_name(text, SYSTEMS)
     if meant is None:
         raise UnknownModelError(unknown(text, {**known, **SYSTEMS}, known))
-    train = f"{how_to_make(meant)} --data DIR, then fhrt export"
-    raise UnknownModelError(f"{meant}: no weights of it are installed; train it: {train}; or add a bundle of it: fhrt models add")
+    kin = [other for other in known if other.startswith(f"{meant}-")]
+    use = f"use {' or '.join(kin)}, " if kin else ""
+    train = f"{how_to_make(meant)} --data DIR"
+    raise UnknownModelError(f"{meant} has no weights here; {use}install a bundle of it (fhrt models add) or train it: {train}")
 
 
 def read_card(folder: Path) -> Card:
