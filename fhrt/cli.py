@@ -250,36 +250,49 @@ def stream(
         follow(live, say, status=err if status else None, metrics=metrics)
 
 
-models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that are installed, or add one.")
+models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that there are, or add one.")
 app.add_typer(models_app, name="models")
 
 
 @models_app.callback()
 def models(context: typer.Context) -> None:
-    """List the models that are installed, or add one."""
+    """List the models that are installed, and the systems that have no weights yet; or add one."""
     if context.invoked_subcommand is not None:
         return
     from fhrt.runtime.bundle import installed, read_card
+    from fhrt.systems import SYSTEMS, how_to_make
 
-    table = _table("model", "input", "output", "precisions", "scores", "licence")
+    table = _table("model", "what it is", "input", "output", "state", "precisions", "scores", "licence")
     damaged = False
-    for folder in installed().values():
+    found = installed()
+    for folder in found.values():
         try:
             card = read_card(folder)
         except WeightsError as error:
             damaged = True
             _complain(f"{error}; delete {folder}, or install it anew: fhrt models add")
             continue
-        sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
         scores = "\n".join(
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
             for protocol, score in card.scores.items()
         )
         precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
-        table.add_row(card.name, *sizes, precisions, escape(scores), escape(card.licence))
+        facts = (card.name, card.title, _size(card.input_size), _size(card.output_size), "weights", precisions, scores, card.licence)
+        table.add_row(*map(escape, facts))
     out.print(table)
+    untrained = _table("model", "what it is", "input", "output", "state", "how to get weights, in a checkout")
+    for name, system in SYSTEMS.items():
+        if name not in found:
+            sizes = (_size((side, side)) for side in (system.lr_side, system.sr_side))
+            untrained.add_row(*map(escape, (name, system.title, *sizes, "network and recipe", how_to_make(name))))
+    if untrained.rows:
+        out.print(untrained)
     if damaged:
         raise typer.Exit(1)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return "×".join(map(str, size))
 
 
 @models_app.command()
