@@ -31,9 +31,9 @@ UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: an installed model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
-    `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object whose
-    `detect(frame_bgr)` returns a list of `fhrt.faces.detect.Detection`. `max_face`: faces whose box is wider (pixels) are left alone.
+    `model`: an installed model's name in any spelling, or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as
+    `fhrt.runtime.load`. `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object
+    whose `detect(frame_bgr)` returns a list of `fhrt.faces.detect.Detection`. `max_face`: faces whose box is wider (pixels) are left alone.
     `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
     """
 
