@@ -20,7 +20,8 @@ from benchmarks.frames import frame_rows
 from fhrt.errors import FhrtError
 from fhrt.hallucinator import Hallucinator
 from fhrt.runtime import load
-from fhrt.runtime.bundle import GRAPH, SYSTEMS, installed, read_card
+from fhrt.runtime.bundle import GRAPH, installed, read_card
+from fhrt.systems import SYSTEMS
 
 PEERS = ("eager", "compile", "onnxruntime-cuda")
 """What else one would use: the torch module as it is, by torch.compile (max-autotune), and ONNX Runtime's CUDA provider."""

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from fhrt.errors import BadInputError, FhrtError
 from fhrt.files import make_folder, write_bytes
-from training.recipe import Recipe, load_recipe
+from fhrt.systems import SYSTEMS, find_name
+from training.recipe import Recipe, load_recipe, recipe_name
 
 FAST_SECONDS, FAST_FACES = 120.0, 8  # so few that a dozen steps have seen them all
 FAST = {"batch": 2, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
@@ -59,7 +60,7 @@ def fit(
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
         settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
-        name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe_name(recipe)
         for term, given in (("feature", features), ("identity", identity)):
             if given is not None and not getattr(settings.losses, term):
                 raise BadInputError(f"{recipe} has no {term} loss, for which {given} is")
@@ -221,6 +222,7 @@ def dictionary(
 
     with _plain_errors():
         _ready(out, device)
+        name = find_name(name, ("denoiser", *SYSTEMS)) or name
         if name == "denoiser":
             made = build_denoiser(data, out, limit, steps, device=device, batch=batch)
         elif name == "mnce":

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from fhrt.errors import BadInputError
 from fhrt.models.hourglass import Residual, StackedHourglass
 from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, half_pixel_theta
+from fhrt.systems import COMPONENTS
 
-COMPONENTS = ("eyes", "nose", "mouth", "chin")
 SIDE = 64  # of the aligned features and of the heatmaps
 
 

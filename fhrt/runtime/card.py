@@ -55,3 +55,9 @@ class Card(BaseModel):
     def scale(self) -> int:
         """Magnification: output height over input height."""
         return self.output_size[0] // self.input_size[0]
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Magnifications of all pictures that the network makes: C-SRIP's are 2, 4 and 8."""
+        coarser = (int(name[3:-1]) for name in self.outputs if name.startswith("sr_"))
+        return (*sorted(coarser), self.scale)

@@ -10,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fhrt import ops
 from fhrt.errors import BadInputError, UnknownModelError
 from fhrt.export.rewrite import rewrite
-from fhrt.models import create, names, system
+from fhrt.models import create
 from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d, similarity_theta
 from fhrt.models.tdn import TDN
-from fhrt.runtime import bundle
 
 GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "tdae": (33, 35.5), "mtun": (13.5, 14.1), "lite": (0.5, 1.5)}
 
@@ -149,11 +148,6 @@ def test_the_thetas_of_tdaes_stages_are_composed() -> None:
         theta = model(torch.rand(1, 3, 16, 16)).theta[0]
     total = torch.tensor(sum(angles.values()))
     torch.testing.assert_close(theta[:, 0], torch.stack([total.cos(), total.sin()]))
-
-
-def test_the_runtime_knows_the_same_systems() -> None:
-    """It may not import the networks, whose registry needs torch."""
-    assert {name: system(name).made for name in names()} == bundle.SYSTEMS
 
 
 def test_a_step_in_bfloat16_has_a_gradient() -> None:
