@@ -124,8 +124,10 @@ def compare(
 
 
 def baseline(pairs: Pairs) -> NDArray[np.float32]:
-    """Bicubic enlargement ``[N, 3, 8s, 8s]`` on [0, 255], turned upright by the **true** transform (border replicated)."""
-    return ops.stn_sample(bicubic_hr(pairs.lr), pairs.theta, padding="border")
+    """Bicubic enlargement ``[N, 3, 8s, 8s]`` on [0, 255] in the LR faces' phase, turned upright by the **true** transform (border
+    replicated).
+    """
+    return ops.stn_sample(bicubic_hr(pairs.lr, pairs.phase), pairs.theta, padding="border")
 
 
 def _protocols(engines: Sequence[Engine], wanted: Sequence[str] | None) -> list[str]:
