@@ -25,6 +25,7 @@ CARRY = Path("runs") / "carry"  # in the checkout, and ignored by git
 LIMITS = {1: 320, 2: 340, 3: 425, 4: 425, 5: 110, 6: 180}  # seconds of each job; the last has what is left
 SCALES = (2, 4, 8)  # of C-SRIP's identity networks
 USEFUL = 0.85  # of a run's seconds, that are steps; validating and saving take the others
+RECIPES = {"mtun": "mtun-localised"}  # of a system's run, where it is not the system's own: the paper's wants VGG-19
 FASTER = 1.5  # so many times as many faces a second are worth a larger batch than the recipe's
 PART = 16  # megabytes of a checkpoint's part: just under 16 MiB
 
@@ -110,13 +111,13 @@ class Machine:
         return Step(name, command, 30 * len(recipes) + self.size.margin, tuple(f"identity-{scale}x" for scale in SCALES))
 
     def fit(self, recipe: str, seconds: float, margin: float, *options: str | Path, needs: Sequence[str] = ()) -> Step:
-        """Goes on where it stopped. Its learning rate falls over the steps for which there is time, as far as these were measured."""
+        """Goes on where it stopped. A cosine falls over the steps for which there is time, as far as these were measured."""
         seconds = seconds * self.size.shrink
         steps, batch = self._planned(recipe, seconds)
         resume = ("--resume",) if (self.run(recipe) / "last.safetensors").is_file() else ()
         command = self.training(
-            "fit", recipe, "--data", self.faces, "--out", self.run(recipe), "--device", self.size.device, "--bf16", *steps, *batch,
-            *options, *resume, "--seconds", SECONDS,
+            "fit", RECIPES.get(recipe, recipe), "--data", self.faces, "--out", self.run(recipe), "--device", self.size.device, "--bf16",
+            *steps, *batch, *options, *resume, "--seconds", SECONDS,
         )  # fmt: skip
         return Step(f"{recipe}-fit", command, seconds + margin, needs, asked=seconds)
 

@@ -88,6 +88,8 @@ class Trainer:
         made = models.system(recipe.model).made
         if made != "fit":
             raise BadInputError(f"{recipe.model} has no recipe: python -m training {made} {recipe.model} --data {data}")
+        if recipe.losses.feature and features is None:
+            raise BadInputError(f"{recipe.model}'s recipe has a feature loss: give VGG-19's weights with --features FILE")
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
         self.fabric = _fabric(out, device, devices)
@@ -104,8 +106,6 @@ class Trainer:
         self.source: Source = OnDevice(self.faces, self.device) if on_cuda and fits(self.faces, self.device) else FromMemory(self.faces)
 
         self.model = models.create(recipe.model, **recipe.hparams).to(memory_format=torch.channels_last)
-        if recipe.losses.feature and features is None:
-            raise BadInputError(f"{recipe.model}'s recipe has a feature loss: give VGG-19's weights with --features FILE")
         feature_loss = FeatureLoss(features) if features is not None and recipe.losses.feature else None
         prior = IdentityPrior(identity) if identity is not None and recipe.losses.identity else None
         objective = Objective(self.model, recipe, feature_loss, prior)
