@@ -258,7 +258,7 @@ def test_the_jobs_rehearsed_and_what_came_back_goes_on(tmp_path: Path) -> None:
         call(
             "training",
             "fit",
-            recipe,
+            gpu_jobs.RECIPES.get(recipe, recipe),
             "--data",
             state / "faces",
             "--out",
