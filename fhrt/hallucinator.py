@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transforms, face_transform
+from fhrt.faces.align import CROP_MARGIN, DECIMATED, STRAIGHTENED_MARGIN, crop_transforms, decimations, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, on_host, swap_channels
 from fhrt.ops import Nv12, face_crop, to_image
@@ -141,19 +141,32 @@ class Hallucinator:
 
 
 def crop_faces(frame: Frame, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1) -> tuple[Any, NDArray[np.float32]]:
-    """What the network of a card sees of a frame, with `finer` times its rows and columns.
+    """What the network of a card sees of a frame, reduced as its training faces were, with `finer` times its rows and columns.
 
-    Returns `[N, 3, h, w]` float32 RGB in [-1, 1] where the frame is, and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at
-    least 1.
+    Returns `[N, 3, h, w]` float32 RGB in [-1, 1] where the frame is, and the transforms `[N, 2, 3]` from its pixels to the frame's. What
+    decimation made shows the frame half an SR pixel further right and down than its transform says, by which the SR face lies right. N is
+    at least 1.
     """
     height, width = card.input_size
-    finer_size = (finer * height, finer * width)
     margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
     boxes = np.array([one.box for one in detections])
     eyes = np.array([UNSEEN if one.eyes is None else one.eyes for one in detections])
-    transforms = crop_transforms(boxes, finer_size, eyes=eyes, margin=margin)
     nv12 = isinstance(frame, Nv12)
-    batch = face_crop(frame, beside(transforms, frame.luma if nv12 else frame), finer_size, 127.5, 127.5)
+    plane = frame.luma if isinstance(frame, Nv12) else frame
+
+    def cut(times: int) -> tuple[Any, NDArray[np.float32]]:
+        size = (times * height, times * width)
+        transforms = crop_transforms(boxes, size, eyes=eyes, margin=margin)
+        return face_crop(frame, beside(transforms, plane), size, 127.5, 127.5), transforms
+
+    factor = DECIMATED.get(card.input_size)
+    if factor is None:
+        batch, transforms = cut(finer)
+    else:
+        large, shown = cut(factor)
+        rows = beside(decimations(factor * np.hypot(shown[:, 0, 0], shown[:, 1, 0]), height, factor, finer)[:, None], plane)
+        batch = rows @ large @ rows.swapaxes(2, 3)
+        transforms = crop_transforms(boxes, (finer * height, finer * width), eyes=eyes, margin=margin)
     return (flip(batch, 1) if color == "bgr" and not nv12 else batch), transforms
 
 

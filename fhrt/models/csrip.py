@@ -45,13 +45,15 @@ class CSRIP(nn.Module):
     """``forward(lr [N, 3, 24, 24] in [-1, 1])`` → ``ModelOutput(sr [N, 3, 192, 192], coarser)``.
 
     coarser: the pictures [N, 3, 48, 48] and [N, 3, 96, 96], by branches that the paper has while training; here they stay, because these
-    pictures are of use too. No picture is clamped: the paper's clip to [0, 255] is for the finished network.
+    pictures are of use too. All three are clamped to [-1, 1], in training as well: the paper's clipping layers stand behind the output and
+    behind both branches (§3.4).
 
     width: channels of the first SR module; the second has half, the third a quarter, the last residual block an eighth. At 512 the network
-    has 49.9 M parameters and takes 138 GFLOP per face, of which the branches 0.9; the paper says about 50 M and 137 GFLOP.
+    has 49.9 M parameters and takes 138 GFLOP per face, of which the branches 0.9.
 
-    The last residual block has the 64 channels that the third shuffle leaves. The paper says 128: its first convolution would then widen,
-    its shortcut be a convolution, and a face take 150 GFLOP. The paper's own 137, which is what 64 gives, speaks for 64.
+    The last residual block deviates from the paper's text, which gives it 128 filters. Here it has the 64 channels that the third shuffle
+    leaves: a block adds its input to what it makes of it, and with 128 filters that sum would need a convolution on the shortcut, of which
+    the paper says nothing; the whole would take 150 GFLOP.
 
     The other hyper-parameters are the rows of the paper's ablation. multi_scale 0: without the branches, ``coarser`` empty. cascade 0: the
     baseline, all 21 residual blocks at 24×24 and the three shuffles after them. Its blocks all have ``width`` channels, with which it takes
@@ -77,8 +79,9 @@ class CSRIP(nn.Module):
         maps = [self.head(lr)]
         for module in self.sr_modules:
             maps.append(module(maps[-1]))
-        coarser = () if self.branches is None else tuple(branch(x) for branch, x in zip(self.branches, maps[1:3], strict=True))
-        return ModelOutput(self.tail(maps[-1]), coarser=coarser)
+        branches = () if self.branches is None else self.branches
+        coarser = tuple(branch(x).clamp(-1, 1) for branch, x in zip(branches, maps[1:3], strict=False))
+        return ModelOutput(self.tail(maps[-1]).clamp(-1, 1), coarser=coarser)
 
 
 def _to_picture(channels: int) -> nn.Conv2d:

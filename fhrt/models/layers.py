@@ -16,12 +16,14 @@ class ModelOutput(NamedTuple):
 
     sr: [N, 3, H, W] in [-1, 1]. theta: [N, 2, 3] from the upright output to the input (align_corners=False). heatmaps: of the components
     [N, 4, h, w], one tensor per stacked hourglass, the last one the best. coarser: the pictures at smaller scales, [N, 3, h, w] in [-1, 1].
+    first_theta: of a network with two transformers what the first found, [N, 2, 3] as theta.
     """
 
     sr: Tensor
     theta: Tensor | None = None
     heatmaps: tuple[Tensor, ...] = ()
     coarser: tuple[Tensor, ...] = ()
+    first_theta: Tensor | None = None
 
 
 def similarity_theta(parameters: Tensor) -> Tensor:

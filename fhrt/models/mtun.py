@@ -15,7 +15,7 @@ SIDE = 64  # of the aligned features and of the heatmaps
 
 
 class AutoEncoder(nn.Module):
-    """The picture [N, 3, 16, 16] → features [N, 8g, 16, 16]: four steps down to one position and four up, with skips (§3.1)."""
+    """The picture [N, 3, 16, 16] → features [N, 8g, 16, 16]: four steps down to one position and four up, with skips (§3.2)."""
 
     def __init__(self, g: int) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class MTUN(nn.Module):
 
     The other hyper-parameters are the rows of the paper's ablations. stacks: 1 to 4. skip 0: without the branch past the heatmaps.
     autoencoder 0: one convolution in its place. heatmap_side 16 or 32: the heatmaps are estimated from the aligned features at that side
-    and enlarged (the paper does not say how; this changes nothing else). Raises BadInputError for others.
+    and enlarged. The paper instead estimates them at layers of 16 and 32 pixels, before the features are aligned at 64. Raises
+    BadInputError for others.
     """
 
     def __init__(self, width: int = 32, stacks: int = 4, skip: int = 1, autoencoder: int = 1, heatmap_side: int = SIDE) -> None:

@@ -37,12 +37,13 @@ class TDN(nn.Module):
         self.conv3 = nn.Sequential(nn.Conv2d(256, 128, 5, padding=2), nn.BatchNorm2d(128), nn.ReLU())
         self.conv4 = nn.Sequential(UpsampleConv2d(128, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 5, padding=2))
 
-    def upright(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The map [N, 256, 64, 64] behind both transformers, and their composition [N, 2, 3]."""
+    def upright(self, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The map [N, 256, 64, 64] behind both transformers, their composition [N, 2, 3], and the first one's theta."""
         x, theta1 = self.stn1(self.conv1(lr))
         x, theta2 = self.stn2(self.conv2(x))
-        return x, compose(half_pixel_theta(theta1, 32), half_pixel_theta(theta2, 64))
+        first = half_pixel_theta(theta1, 32)
+        return x, compose(first, half_pixel_theta(theta2, 64)), first
 
     def forward(self, lr: Tensor) -> ModelOutput:
-        x, theta = self.upright(lr)
-        return ModelOutput(self.conv4(self.conv3(x)), theta)
+        x, theta, first = self.upright(lr)
+        return ModelOutput(self.conv4(self.conv3(x)), theta, first_theta=first)

@@ -14,7 +14,7 @@ from fhrt import ops
 from fhrt.errors import BadInputError
 from fhrt.metrics import Recognition, fsim, psnr, ssim
 from fhrt.protocols.archive import TIGHT, read_faces, spread, tight
-from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
+from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, gaussian_lr, make_pairs
 from fhrt.protocols.report import ProtocolResult, Scores, SystemResult
 from fhrt.resample import resize, to_uint8
 from fhrt.runtime import Engine
@@ -146,17 +146,19 @@ class _Table:
 
 
 def truth(pairs: Pairs, scale: int = FULL) -> NDArray[np.uint8]:
-    """What pictures ``[N, H, W, 3]`` uint8 at ``scale`` times the LR faces' size are compared with: the HR faces, or these made smaller."""
-    if scale == FULL:
-        return _pictures(pairs.hr)
-    size = (scale * pairs.lr.shape[2], scale * pairs.lr.shape[3])
-    return _pictures(to_uint8(resize(pairs.hr.astype(np.float32), size)))
+    """What pictures ``[N, H, W, 3]`` uint8 at ``scale`` times the LR faces' size are compared with: the HR faces, or these reduced as the
+    LR faces are (C-SRIP).
+    """
+    return _pictures(pairs.hr if scale == FULL else gaussian_lr(pairs.hr.astype(np.float32), FULL // scale))
 
 
 def baseline(pairs: Pairs, scale: int = FULL) -> NDArray[np.float32]:
-    """Bicubic enlargement ``[N, 3, 8s, 8s]`` on [0, 255], turned upright by the **true** transform (border replicated)."""
+    """Bicubic enlargement ``[N, 3, scale·s, scale·s]`` on [0, 255], in phase with `truth`, turned upright by the **true** transform (border
+    replicated).
+    """
     size = (scale * pairs.lr.shape[2], scale * pairs.lr.shape[3])
-    enlarged = bicubic_hr(pairs.lr) if scale == FULL else resize(pairs.lr.astype(np.float32), size)
+    # Smaller targets lie as far from the middle as the LR faces do, in HR pixels: between those two there is no shift.
+    enlarged = bicubic_hr(pairs.lr, pairs.phase) if scale == FULL else resize(pairs.lr.astype(np.float32), size)
     return ops.stn_sample(enlarged, pairs.theta, padding="border")
 
 

@@ -26,19 +26,19 @@ def faces(count: int, side: int) -> Tensor:
 # -- the cascade ------------------------------------------------------------------------------------------------------
 
 
-def test_full_width_has_the_papers_size_and_cost() -> None:
+def test_full_width_has_its_size_and_cost() -> None:
     model = CSRIP().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        sr, theta, heatmaps, coarser = model(faces(1, 24))
+        sr, theta, heatmaps, coarser, _ = model(faces(1, 24))
     assert sr.shape == (1, 3, 192, 192)
     assert [picture.shape for picture in coarser] == [(1, 3, 48, 48), (1, 3, 96, 96)]
     assert theta is None
     assert heatmaps == ()
-    assert parameters(model) == 49_879_881  # paper: about 50 M
+    assert parameters(model) == 49_879_881
     flops = counter.get_flop_counts()
     branches = sum(flops[f"CSRIP.branches.{index}"][torch.ops.aten.convolution] for index in (0, 1))
     assert counter.get_total_flops() / 1e9 == pytest.approx(138.0, abs=0.1)
-    assert (counter.get_total_flops() - branches) / 1e9 == pytest.approx(137.2, abs=0.1)  # paper: about 137
+    assert (counter.get_total_flops() - branches) / 1e9 == pytest.approx(137.2, abs=0.1)
 
 
 @pytest.mark.parametrize("cascade", [0, 1])
@@ -48,7 +48,7 @@ def test_the_blocks_stand_at_their_sides_with_their_channels(cascade: int) -> No
         if isinstance(module, (ResidualBlock, Enlarge)):
             module.register_forward_hook(lambda layer, _, out: seen.append((type(layer), *out.shape[1:3])))
     with torch.no_grad():
-        sr, *_, coarser = model(faces(2, 24))
+        sr, *_, coarser, _ = model(faces(2, 24))
     counts = (7, 7, 7) if cascade else (21, 0, 0)
     expected = []
     for count, channels, side in zip(counts, (32, 16, 8), (24, 48, 96), strict=True):
@@ -94,7 +94,7 @@ def test_enlarging_moves_channels_into_space() -> None:
 @pytest.mark.parametrize("cascade", [0, 1])
 def test_gradients_reach_every_parameter(cascade: int) -> None:
     model = CSRIP(width=16, cascade=cascade)
-    sr, *_, coarser = model(faces(2, 24))
+    sr, *_, coarser, _ = model(faces(2, 24))
     sum(picture.square().mean() for picture in (sr, *coarser)).backward()
     dead = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not dead
@@ -114,10 +114,14 @@ def test_the_rewritten_network_has_no_norms_and_computes_the_same(cascade: int) 
         torch.testing.assert_close(mine, each, atol=1e-4, rtol=0)
 
 
-def test_pictures_are_not_clamped() -> None:
-    model = CSRIP(width=8)
-    nn.init.constant_(model.tail[-1].bias, 3.0)
-    assert model(faces(2, 24)).sr.mean() > 1
+def test_all_three_pictures_are_clipped_in_training_too() -> None:
+    model = CSRIP(width=8).train()
+    for last in (model.tail[-1], *model.branches):
+        nn.init.constant_(last.bias, 100.0)
+    output = model(faces(2, 24))
+    for picture in (output.sr, *output.coarser):
+        assert picture.min() == 1
+        assert not torch.autograd.grad(picture.sum(), model.head[0].weight, retain_graph=True)[0].any(), "beyond white nothing is learnt"
 
 
 @pytest.mark.parametrize("width", [0, -8, 12])
