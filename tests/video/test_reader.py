@@ -1,5 +1,6 @@
 """Files and pictures through the reader: every frame, their times, and what is said about the rest."""
 
+import struct
 import threading
 import time
 from pathlib import Path
@@ -54,11 +55,32 @@ def test_under_latest_a_file_plays_at_its_own_speed(clip: Path) -> None:
     assert len(seen) + reader.health.snapshot().drops.get("superseded", 0) == 40
 
 
-def test_a_rotated_video_comes_upright(tmp_path: Path) -> None:
-    with Reader(write_video(tmp_path / "phone.mp4", 2, rotation=90)) as reader:
-        frame = next(iter(reader))
-    assert frame.image.shape == (320, 240, 3)
-    assert np.abs(frame.image.astype(int) - np.rot90(picture(0, 320, 240))).mean() < 12
+# The matrix (a, b, c, d) of a film, as ffmpeg shows it: a pixel (x, y) at (a x + c y, b x + d y).
+SHOWN = {
+    (1, 0, 0, 1): lambda image: image,
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (0, -1, 1, 0): np.rot90,
+    (0, 1, 1, 0): lambda image: image.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda image: np.rot90(image, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", SHOWN, ids=str)
+def test_a_turned_or_mirrored_video_comes_upright(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = write_video(tmp_path / "phone.mp4", 2)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44  # of the nine numbers, in a box of version 0
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        image = next(iter(reader)).image
+    assert image.flags.c_contiguous
+    wanted = SHOWN[matrix](picture(0, 320, 240))
+    assert image.shape == wanted.shape and np.abs(image.astype(int) - wanted).mean() < 12
 
 
 def test_pictures_of_a_folder(tmp_path: Path) -> None:
