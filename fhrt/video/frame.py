@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.faces.inputs import reorient
 from fhrt.ops import yuv_to_bgr
 
 if TYPE_CHECKING:
@@ -70,19 +70,12 @@ def _to_bgr(picture: av.VideoFrame) -> NDArray[np.uint8]:
 
 
 def _upright(image: NDArray[np.uint8], picture: av.VideoFrame) -> NDArray[np.uint8]:
-    """Turned and mirrored as the picture's display matrix says, to the nearest quarter.
-
-    The matrix is (a b u, c d v, x y w), int32; a pixel (x, y) is shown at (a x + c y, b x + d y), up to an offset.
-    """
+    """Turned and mirrored as the picture's display matrix says, (a b u, c d v, x y w) in int32."""
     data: Any = picture.side_data.get("DISPLAYMATRIX")
     if data is None:
         return image
-    (a, b), (c, d) = np.frombuffer(data, np.int32)[:6].reshape(2, 3)[:, :2].tolist()
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        image, a, d = np.asarray(cv2.transpose(image), np.uint8), c, b
-    if a < 0 or d < 0:
-        image = np.asarray(cv2.flip(image, -1 if a < 0 and d < 0 else int(a < 0)), np.uint8)
-    return image
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+    return reorient(image, (a, b, c, d))
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
