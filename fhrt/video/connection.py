@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fhrt.errors import BadInputError, SourceError
-from fhrt.faces.inputs import read_picture
+from fhrt.faces.inputs import check_pixels, most_pixels, read_picture
 from fhrt.video.hardware import Decode, hardware
 from fhrt.video.health import Health
 from fhrt.video.redact import redact
@@ -53,8 +53,8 @@ class SizeGate:
 class Connection:
     """A video or a camera, opened.
 
-    timeout: seconds that a camera may be silent. Raises `av.FFmpegError` (its text may hold a password), and SourceError where there is
-    no video inside. recording: whether it has an end.
+    timeout: seconds that a camera may be silent. Raises `av.FFmpegError` (its text may hold a password), BadInputError for frames
+    that are too large, and SourceError where there is no video inside. recording: whether it has an end.
     """
 
     def __init__(self, source: Source, decode: Decode, timeout: float, health: Health) -> None:
@@ -87,8 +87,11 @@ class Connection:
             if stream.codec_context is None:
                 raise SourceError("there is no decoder for its codec")
             self._stream = cast("av.VideoStream", stream)
-            self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
+            self._stream = cast("av.VideoStream", stream)
             codec = self._stream.codec_context
+            check_pixels(codec.width, codec.height, "a frame")
+            codec.options |= {"max_pixels": str(most_pixels())}  # of the frames that follow
+            self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
             if self.recording:
                 codec.thread_type = "AUTO"
             else:  # frame threads would delay by a frame each, and a core decodes several cameras

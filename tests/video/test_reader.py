@@ -83,6 +83,17 @@ def test_a_turned_or_mirrored_video_comes_upright(tmp_path: Path, matrix: tuple[
     assert image.shape == wanted.shape and np.abs(image.astype(int) - wanted).mean() < 12
 
 
+def test_frames_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large, both = (tmp_path / f"{name}.ts" for name in ("small", "large", "both"))
+    both.write_bytes(write_video(small, 10).read_bytes() + write_video(large, 10, size=(640, 480)).read_bytes())
+    monkeypatch.setenv("FHRT_MAX_PIXELS", str(320 * 240))
+    with pytest.raises(SourceError, match=r"640x480 pixels, more than 76800; FHRT_MAX_PIXELS"), Reader(large) as reader:
+        list(reader)
+    with Reader(both) as reader:
+        assert {frame.image.shape for frame in reader} == {(240, 320, 3)}
+    assert reader.health.snapshot().drops["undecodable"] >= 9
+
+
 def test_pictures_of_a_folder(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number, 320, 240))
