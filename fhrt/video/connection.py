@@ -21,12 +21,14 @@ PATIENCE = 30.0  # seconds without a whole picture although packets come: longer
 
 
 class Picture(NamedTuple):
-    """picture: as it was decoded. seconds: the source's own time. capture: Unix time, by the camera. arrival: monotonic."""
+    """picture: as it was decoded. seconds: the source's own time. capture: Unix time, by the camera. arrival: monotonic. aspect: a
+    pixel's width over its height."""
 
     picture: Any  # an av.VideoFrame, or an array from a picture file
     seconds: float | None
     capture: float | None
     arrival: float
+    aspect: float = 1.0
 
 
 class SizeGate:
@@ -87,7 +89,6 @@ class Connection:
             if stream.codec_context is None:
                 raise SourceError("there is no decoder for its codec")
             self._stream = cast("av.VideoStream", stream)
-            self._stream = cast("av.VideoStream", stream)
             codec = self._stream.codec_context
             check_pixels(codec.width, codec.height, "a frame")
             codec.options |= {"max_pixels": str(most_pixels())}  # of the frames that follow
@@ -110,6 +111,7 @@ class Connection:
 
         to_unix: float | None = None
         codec, time_base = self._stream.codec_context, float(self._stream.time_base or 0)
+        announced = codec.sample_aspect_ratio, self._stream.sample_aspect_ratio  # the latter also by the container, which then has its way
         believable = SizeGate((codec.width, codec.height))
         last = time.monotonic()
         for packet in self._packets():
@@ -132,7 +134,9 @@ class Connection:
                     continue
                 last = arrival
                 seconds = None if frame.pts is None else frame.pts * time_base  # a flushed frame does not know its own
-                yield Picture(frame, seconds, None if seconds is None or to_unix is None else to_unix + seconds, arrival)
+                capture = None if seconds is None or to_unix is None else to_unix + seconds
+                aspect = codec.sample_aspect_ratio if announced[0] == announced[1] else announced[1]
+                yield Picture(frame, seconds, capture, arrival, float(aspect or 1))
             if not self.recording and arrival - last > PATIENCE:
                 raise SourceError(f"packets come, but no whole picture for {PATIENCE:g} s")
 

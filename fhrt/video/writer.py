@@ -63,6 +63,7 @@ class Encoder:
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
         codec.time_base = Fraction(1, CLOCK)
+        codec.sample_aspect_ratio = Fraction(1)  # as `Frame.image` makes them
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         codec.flags |= Flags.frame_duration  # or the last one would be shown for a twenty-fifth of a second

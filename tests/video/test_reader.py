@@ -3,6 +3,7 @@
 import struct
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,34 @@ def test_a_turned_or_mirrored_video_comes_upright(tmp_path: Path, matrix: tuple[
     assert image.flags.c_contiguous
     wanted = SHOWN[matrix](picture(0, 320, 240))
     assert image.shape == wanted.shape and np.abs(image.astype(int) - wanted).mean() < 12
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize(
+    ("aspect", "size"), [((64, 45), (455, 240)), ((6, 11), (320, 440)), ((200, 199), (320, 240)), ((255, 1), (320, 240))]
+)
+def test_pixels_become_square(tmp_path: Path, ending: str, aspect: tuple[int, int], size: tuple[int, int]) -> None:
+    with Reader(write_video(tmp_path / f"disc{ending}", 2, aspect=Fraction(*aspect))) as reader:
+        image = next(iter(reader)).image
+    assert image.shape == (*size[::-1], 3)
+    assert np.abs(image.astype(int) - cv2.resize(picture(0, 320, 240), size, interpolation=cv2.INTER_CUBIC)).mean() < 12
+
+
+def test_square_pixels_are_told_after_turning(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "phone.mp4", 2, aspect=Fraction(2))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        assert next(iter(reader)).image.shape == (640, 240, 3)
+
+
+def test_the_shape_of_pixels_may_change_in_a_film(tmp_path: Path) -> None:
+    parts = [write_video(tmp_path / f"{n}.ts", 10, aspect=Fraction(n)) for n in (1, 2)]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with Reader(tmp_path / "both.ts") as reader:
+        assert [frame.image.shape[:2] for frame in reader] == [(240, 320)] * 10 + [(240, 640)] * 10
 
 
 def test_frames_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

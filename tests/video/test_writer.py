@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import number_in, picture, with_tone
+from clips import number_in, picture, with_tone, write_video
 from numpy.typing import NDArray
 from servers import wait_for
 
@@ -114,6 +115,17 @@ def test_a_new_size_is_fitted_into_the_first(tmp_path: Path) -> None:
         assert mask[120, 160] and mask.sum() == pytest.approx(width * height * zoom * zoom, rel=0.06)
         assert mask.any(0).argmax() == pytest.approx((320 - width * zoom) / 2, abs=3)  # in the middle
         assert mask.any(1).argmax() == pytest.approx((240 - height * zoom) / 2, abs=3)
+
+
+@pytest.mark.parametrize("target", ["b.mp4", "b.mkv"])
+def test_a_film_of_oblong_pixels_keeps_its_shape(tmp_path: Path, target: str) -> None:
+    writer = VideoWriter(tmp_path / target)
+    with Reader(write_video(tmp_path / "a.mp4", 3, size=(352, 144), aspect=Fraction(6, 11))) as reader:
+        for frame in reader:
+            writer.write(frame.image, frame.time)
+    writer.close()
+    with av.open(tmp_path / target) as container:
+        assert container.streams.video[0].display_aspect_ratio == Fraction(4, 3)
 
 
 def test_times_that_do_not_go_on_count_as_the_usual_step(tmp_path: Path) -> None:
