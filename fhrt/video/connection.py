@@ -72,7 +72,13 @@ class Connection:
         asked = time.monotonic()
         try:
             self._container = av.open(
-                source.address, format=form, options=options, timeout=limit, metadata_errors="replace", hwaccel=hardware(decode)
+                # A file by that protocol: what stands before a colon in its name (12:30:00.mp4) would be taken for another.
+                f"file:{source.address}" if source.kind == "file" else source.address,
+                format=form,
+                options=options,
+                timeout=limit,
+                metadata_errors="replace",
+                hwaccel=hardware(decode),
             )
         except (av.error.ExitError, av.error.InvalidDataError) as error:
             if isinstance(error, av.error.ExitError) or time.monotonic() - asked >= self._timeout:

@@ -1,5 +1,6 @@
 """Files and pictures through the reader: every frame, their times, and what is said about the rest."""
 
+import shutil
 import struct
 import threading
 import time
@@ -121,6 +122,14 @@ def test_frames_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pyte
     with Reader(both) as reader:
         assert {frame.image.shape for frame in reader} == {(240, 320, 3)}
     assert reader.health.snapshot().drops["undecodable"] >= 9
+
+
+@pytest.mark.parametrize("name", ["12:30:00.mp4", "concat:a.mp4", "file:a.mp4", "#1 a?b%20.mp4", "-i.mp4"])
+def test_a_files_name_is_no_address(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, name)
+    with Reader(name) as reader:
+        assert len(list(reader)) == 40
 
 
 def test_pictures_of_a_folder(tmp_path: Path) -> None:
