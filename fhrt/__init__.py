@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ __all__ = ["Face", "Hallucinator", "Result", "__version__"]
 if TYPE_CHECKING:
     from fhrt.hallucinator import Hallucinator
     from fhrt.results import Face, Result
+
+# ONNX Runtime's own switch, read when it is first imported: without it every session is reported, and a device id kept in the home folder.
+# Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {"Hallucinator": "fhrt.hallucinator", "Face": "fhrt.results", "Result": "fhrt.results"}
 

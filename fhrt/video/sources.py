@@ -12,16 +12,17 @@ from functools import cache
 from glob import glob
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from fhrt.errors import BadInputError
-from fhrt.video.redact import redact
+from fhrt.video.redact import redact, redact_address
 
 PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 VIDEOS = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"))
 
 Transport = Literal["tcp", "udp"]
 LOG = logging.getLogger("fhrt")
+ESCAPES = "within a user's name or password write # ? / @ : % and blanks as %23 %3F %2F %40 %3A %25 and %20, elsewhere @ as %40"
 
 
 @dataclass(frozen=True)
@@ -166,19 +167,33 @@ def _webcam(device: str) -> Source:
 
 
 def _stream(address: str) -> Source:
-    shown = redact(address)
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:  # e.g. a port that is no number, as where a password holds a "/"; its text may quote the password
-        raise BadInputError(f"{shown} is no address; write / @ and : within a password as %2F %40 and %3A") from None
+    parts = split_address(address)
+    shown = redact_address(address)
     if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
         raise BadInputError(f"{shown} begins with {parts.scheme}://; known are rtsp, rtsps, http and https")
     if not parts.hostname:
         raise BadInputError(f"{shown} names no host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    bare = urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, parts.query, ""))
+    bare = urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, parts.query, ""))
     return Source(redact(bare), "rtsp" if parts.scheme.startswith("rtsp") else "url", address)
+
+
+def split_address(address: str) -> SplitResult:
+    """An address's parts. Raises BadInputError, with nothing of a password, where it may mean another than the one that is written.
+
+    A ``#``, ``?`` or ``/`` ends the host, also where a password should hold it: then what comes before it would be taken for the host, and
+    what is behind it shown.
+    """
+    before = address.partition("://")[2].rpartition("@")[0]
+    good = "#" not in before and not (":" in before and re.search("[/?]", before)) and not re.search(r"[\x00-\x20\x7f'\"]", address)
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - raises for one that is no number; the error's text may quote a password
+    except ValueError:
+        good = False
+    if not good:
+        raise BadInputError(f"{' '.join(redact_address(address).split())} is no address; {ESCAPES}")
+    return parts
 
 
 def _files(named: Path, files: list[Path], chosen: bool = False) -> list[Source]:
