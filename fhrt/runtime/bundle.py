@@ -19,7 +19,7 @@ INT8_GRAPH, INT8_WEIGHTS = "model.int8.onnx", "model.int8.safetensors"
 """Of the INT8 form, which a bundle may have besides: the same network with quantised weights and activations."""
 
 SYSTEMS = dict.fromkeys(("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp"), "fit")
-SYSTEMS |= dict.fromkeys(("mnce", "lle", "lcr"), "dictionary")
+SYSTEMS |= dict.fromkeys(("mnce", "mnce-ridge", "lle", "lcr"), "dictionary")
 """The systems that fhrt has, with or without weights that ship, and the command of ``python -m training`` that makes each."""
 
 
@@ -58,7 +58,9 @@ def open_bundle(name: str | Path) -> Bundle:
         if not folder.is_dir():
             if str(name) in SYSTEMS:
                 train = f"python -m training {SYSTEMS[str(name)]} {name} --data DIR"
-                raise UnknownModelError(f"{name} has no weights here; install a bundle of it (fhrt models add) or train it: {train}")
+                kin = [other for other in known if other.startswith(f"{name}-")]
+                use = f"use {' or '.join(kin)}, " if kin else ""
+                raise UnknownModelError(f"{name} has no weights here; {use}install a bundle of it (fhrt models add) or train it: {train}")
             raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
     card = read_card(folder)
     for file, expected in card.sha256.items():
