@@ -46,6 +46,13 @@ SYSTEMS = {
     "srgan": System("srgan:SRGAN", "SRGAN (Ledig et al., CVPR 2017)", ("sr",), "aligned"),
     "lp": System("lp:LP", "Perceptual loss network (Johnson, Alahi & Fei-Fei, ECCV 2016)", ("sr",), "aligned"),
     "mnce": System("mnce:MNCE", "Deep denoiser + MNCE (Jiang, Yu, Hu, Tang & Ma, IJCAI 2018)", ("sr",), "aligned", made="dictionary"),
+    "mnce-ridge": System(
+        "mnce:MNCERidge",
+        "fhrt's ridge regression + position patches, after MNCE (Jiang, Yu, Hu, Tang & Ma, IJCAI 2018)",
+        ("sr",),
+        "aligned",
+        made="dictionary",
+    ),
     "lle": System("neighbours:LLE", "Neighbour embedding, LLE (Chang, Yeung & Xiong, CVPR 2004)", ("sr",), "aligned", made="dictionary"),
     "lcr": System("neighbours:LCR", "LcR position patches (Jiang, Hu, Wang & Han, 2014)", ("sr",), "aligned", made="dictionary"),
 }

@@ -208,27 +208,37 @@ def detector(
 
 @app.command()
 def dictionary(
-    name: Annotated[str, typer.Argument(help="mnce, lle or lcr; or denoiser: mnce's alone, for --denoiser.")],
+    name: Annotated[str, typer.Argument(help="mnce, mnce-ridge, lle or lcr; or denoiser: mnce's alone, for --denoiser.")],
     data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
     out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
-    denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors or denoiser.safetensors, for mnce.")] = None,
+    denoiser: Annotated[
+        str | None, typer.Option(help="For mnce, mnce-ridge: whose to take, an earlier file's or a bundle's: mnce-ridge, FOLDER.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE, a hyper-parameter: layers=2, faces=20000, steps=1 (of the regularisation) …"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     device: Annotated[str, typer.Option(help="For the denoiser's training: cpu, cuda …")] = "cpu",
     steps: Annotated[int, typer.Option(min=1, help="Of the denoiser's training.")] = 1100,
     batch: Annotated[int, typer.Option(min=1, help="Faces of one of these steps.")] = 8,
 ) -> None:
-    """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
-    from training.dictionary import build_denoiser, build_embedding, build_mnce
+    """Fill the dictionary of a neighbour embedding; for mnce and mnce-ridge, train the denoiser first and show what each step brings."""
+    from training.dictionary import MNCES, build_denoiser, build_embedding, build_mnce, hyper_parameters
 
     with _plain_errors():
         _ready(out, device)
         name = find_name(name, ("denoiser", *SYSTEMS)) or name
         if name == "denoiser":
+            if settings:
+                raise BadInputError(f"the denoiser has no hyper-parameters to --set, {settings[0]} is for the dictionary")
             made = build_denoiser(data, out, limit, steps, device=device, batch=batch)
-        elif name == "mnce":
-            made = build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
         else:
-            made = build_embedding(name, data, out, limit)
+            hparams = hyper_parameters(name, settings or [])
+            if name in MNCES:
+                made = build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch, name=name, **hparams)
+            else:
+                made = build_embedding(name, data, out, limit, **hparams)
     typer.echo(made)
 
 
