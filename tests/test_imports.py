@@ -16,7 +16,7 @@ ARROWS = {
     "systems": set(),
     "ops": {"_C"},
     "runtime": {"ops", "_C", "machine", "files", "systems"},
-    "faces": {"ops", "runtime", "_C"},
+    "faces": {"ops", "runtime", "resample", "_C"},
     "metrics": {"ops"},
     "bench": {"runtime"},
     "doctor": {"_C", "runtime", "faces"},

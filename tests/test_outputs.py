@@ -134,7 +134,8 @@ def test_a_scale_or_heatmaps_that_a_model_has_not_are_one_line(command, picture:
 def test_eval_scores_each_picture(archive: Path, csrip: Path, tmp_path: Path) -> None:
     rows = evaluate(load(csrip, **PLAIN), archive, limit=4)
     assert [(row.protocol, row.scale, row.n) for row in rows] == [("loose", 8, 4), ("loose", 4, 4), ("loose", 2, 4)]
-    assert len({row.psnr for row in rows}) == 3 and rows[0].bicubic_psnr < rows[1].bicubic_psnr < rows[2].bicubic_psnr
+    assert len({row.psnr for row in rows}) == 3
+    assert all(row.bicubic_psnr > 38 for row in rows), "of smooth faces, in phase with what it is compared with"
     arguments = ["eval", str(csrip), "--data", str(archive), "--limit", "4", "--backend", "onnxruntime"]
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*arguments, "--json", str(tmp_path / "rows.json")])
     assert shown.exit_code == 0 and all(f"{row.psnr:.2f}" in shown.stdout for row in rows)
