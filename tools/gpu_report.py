@@ -222,8 +222,7 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{name} {_cell(each)}" for name, each in value.items())
     if isinstance(value, list):
         return "; ".join(map(_cell, value))
-    if isinstance(value, bool):
-        return "yes" if value else "**no**"
+    value = {True: "yes", False: "**no**"}[value] if isinstance(value, bool) else value
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
@@ -240,6 +239,7 @@ def main() -> int:
     chosen = [step for step in steps if step.name.startswith(tuple(given.only or [""]))]
     if not chosen:
         parser.error(f"no step is named so; there are: {', '.join(step.name for step in steps)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ended from outside: the step ends too
     # A missing device fails a test instead of skipping it; a narrow terminal would cut off pytest's reasons.
     os.environ.update({"OMP_NUM_THREADS": "1", "FHRT_TEST_DEVICE": "cpu"} if given.rehearse else {"FHRT_REQUIRE_GPU": "1"}, COLUMNS="200")
     return 0 if run(chosen, given.out, f"{given.check} check" + ", rehearsed on the CPU" * given.rehearse, facts(), given.limit) else 1
