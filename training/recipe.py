@@ -57,7 +57,7 @@ class Losses(Strict):
 
 class Recipe(Strict):
     model: str
-    hparams: dict[str, int] = {}
+    hparams: dict[str, int | list[int]] = {}
     stage: str = ""  # the part of the network that is trained, of one that is trained in stages
     mix: Mix
     losses: Losses

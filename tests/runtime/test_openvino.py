@@ -18,7 +18,7 @@ from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from training import checkpoint
 
-SMALL = {"csrip": {"width": 16}, "mtun": {"width": 8, "stacks": 1}}
+SMALL = {"csrip": {"width": 16}, "mtun": {"width": 8, "stacks": 1, "contracting": 8}}
 """Hyper-parameters under which these take seconds; every kind of node stays."""
 
 
