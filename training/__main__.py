@@ -129,7 +129,7 @@ def grow(
     blocks: Annotated[str | None, typer.Option(help="Of csrip: residual blocks of its three modules, as 7,7,7.")] = None,
     stacks: Annotated[int | None, typer.Option(help="Of mtun: hourglasses.")] = None,
     others: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another of its sizes, as tail=1.")] = None,
-    noise: Annotated[float, typer.Option(help="Of what tells the copies of a channel apart; 0.5 to 1 where training goes on.")] = 0.0,
+    noise: Annotated[float, typer.Option(help="0 to 1: tells the copies of a channel apart, say 0.5 where training goes on.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of this noise, and of the blocks that are added.")] = 0,
 ) -> None:
     """Make a trained network larger without a change of what it computes; without a size, as large as it was published.

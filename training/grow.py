@@ -49,7 +49,7 @@ BESIDE: dict[str, str | int] = {
 """MTUN's layers that read two maps side by side → what the second is: a layer's output, or so many channels that never grow."""
 
 TOLERANCE = 1e-4
-"""Largest difference of pictures, heatmaps and theta between a network and what grew from it."""
+"""How much the pictures, heatmaps and theta of a network and of what grew from it may differ."""
 
 
 def grow(
@@ -57,9 +57,9 @@ def grow(
 ) -> nn.Module:
     """A ``name`` of other ``sizes`` that computes what ``network`` does; both in evaluation mode.
 
-    hparams: the network's own. sizes: hyper-parameters in `SIZES`, to take the place of those. noise: of the random kernels that are added
-    to what reads the copies of a channel, and sum to 0 over them, in root mean squares of the layer's weights. The function stays, but each
-    copy gets gradients of its own; without noise the copies of a channel inside the network stay equal for ever.
+    hparams: the network's own. sizes: hyper-parameters in `SIZES`, to take the place of those. noise: 0 to 1, by how
+    much the shares of a channel's copies differ from equal ones, at random in every weight. The function stays, but each copy gets
+    gradients of its own; without noise the copies of a channel inside the network stay equal for ever.
 
     Raises BadInputError for a system that has no sizes, and for sizes that it does not have, that are smaller, or that change nothing.
     """
@@ -67,8 +67,8 @@ def grow(
     for size in sizes:
         if size not in SIZES[name]:
             raise BadInputError(f"{name} has no {size} that could grow, but {', '.join(SIZES[name])}")
-    if not 0 <= noise < float("inf"):
-        raise BadInputError(f"noise must be a number of at least 0, not {noise}")
+    if not 0 <= noise <= 1:
+        raise BadInputError(f"noise must be 0 to 1, not {noise}")
     own = own_sizes(name, network, hparams)
     target = dict(hparams) | dict(sizes)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -93,8 +93,8 @@ def grow_from(source: str | Path, out: Path, sizes: Mapping[str, Any], noise: fl
     ``fit --start`` and ``fhrt export`` take ``out``. Its description says which sizes the network ``grown`` had, and which normalisations
     are ``unseen``, for `training.unfold.calibrate`: those that were added, and all of a bundle.
 
-    Raises BadInputError as `grow`, for a quantised bundle, and where ``out`` is the source; WeightsError for a damaged source, and where an
-    output differs by more than `TOLERANCE`; UnknownModelError.
+    Raises BadInputError as `grow`, for a quantised bundle, and where ``out`` is the source; WeightsError for a damaged source, and where
+    the outputs `differ` by more than `TOLERANCE`, for pictures of noise; UnknownModelError.
     """
     if out.exists() and Path(source).exists() and out.samefile(source):
         raise BadInputError(f"{out} is what shall grow: choose another file")
@@ -118,10 +118,13 @@ def grow_from(source: str | Path, out: Path, sizes: Mapping[str, Any], noise: fl
 
 
 def differ(network: nn.Module, grown: nn.Module, lr: Tensor) -> float:
-    """The largest difference of their outputs for pictures [N, 3, H, W]; of heatmaps those of the last stack."""
+    """The largest difference of their outputs for pictures [N, 3, H, W], as a share of an output's largest magnitude where that is over 1.
+
+    Of heatmaps those of the last stack.
+    """
     with torch.no_grad():
         ours, wanted = (_outputs(each(lr)) for each in (grown, network))
-    return max(float((mine - each).abs().max()) for mine, each in zip(ours, wanted, strict=True))
+    return max(float((mine - each).abs().max() / each.abs().max().clamp(min=1)) for mine, each in zip(ours, wanted, strict=True))
 
 
 def own_sizes(name: str, network: nn.Module, hparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,14 +228,14 @@ def _sources(narrow: int, wide: int) -> Tensor:
 
 
 def _shared_out(weight: Tensor, outputs: Tensor, inputs: Tensor, noise: float) -> Tensor:
-    """[wide outputs, wide inputs, kernel] of [outputs, inputs, kernel]: over the copies of a channel it sums to the channel's weight."""
-    copies = torch.bincount(inputs, minlength=weight.shape[1]).view(-1, *[1] * (weight.dim() - 2))
-    wide = (weight / copies)[outputs][:, inputs]
-    if noise:
-        kernels = torch.randn_like(wide) * noise * wide.square().mean().sqrt()
-        sums = torch.zeros_like(weight)[outputs].index_add_(1, inputs, kernels)
-        wide += kernels - (sums / copies)[:, inputs]
-    return wide
+    """[wide outputs, wide inputs, kernel] of [outputs, inputs, kernel]: over the copies of a channel it sums to the channel's weight.
+
+    No share is negative, so that nothing cancels that did not before.
+    """
+    wide = weight[outputs][:, inputs]
+    shares = 1 + noise * (2 * torch.rand_like(wide) - 1)
+    sums = torch.zeros_like(weight)[outputs].index_add_(1, inputs, shares)
+    return wide * shares / sums[:, inputs]
 
 
 # -- deeper ---------------------------------------------------------------------------------------------------------------------------
