@@ -96,6 +96,32 @@ def average(
 
 
 @app.command()
+def grow(
+    source: Annotated[str, typer.Argument(help="A best.safetensors or last.safetensors, or a bundle: a name or a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/grown.safetensors.")],
+    width: Annotated[int | None, typer.Option(help="Channels, as the network's hyper-parameter counts them.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Of csrip: residual blocks of its three modules, as 7,7,7.")] = None,
+    stacks: Annotated[int | None, typer.Option(help="Of mtun: hourglasses.")] = None,
+    others: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another of its sizes, as tail=1.")] = None,
+    noise: Annotated[float, typer.Option(help="0 to 1: tells the copies of a channel apart, say 0.5 where training goes on.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of this noise, and of the blocks that are added.")] = 0,
+) -> None:
+    """Make a trained network larger without a change of what it computes; without a size, as large as it was published.
+
+    fit --start goes on with the file, and fhrt export makes a bundle of it.
+    """
+    from training.grow import grow_from
+
+    with _plain_errors():
+        sizes: dict[str, int | list[int]] = {name: value for name, value in (("width", width), ("stacks", stacks)) if value is not None}
+        for each in ([] if blocks is None else [f"blocks={blocks}"]) + (others or []):
+            name, _, value = each.partition("=")
+            sizes[name] = _size(each, value)
+        difference = grow_from(source, out, sizes, noise, seed)
+    typer.echo(f"{out}: differs from {source} by at most {difference:.1e}")
+
+
+@app.command()
 def throughput(
     recipes: Annotated[list[str], typer.Argument(help="Names of recipes in training/recipes, or YAML files.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the face shards; noise instead of faces when left out.")] = None,
@@ -268,6 +294,15 @@ def _ready(out: Path, device: str) -> None:
 def _changed(settings: Recipe, **changes: Any) -> Recipe:
     """A recipe with what was asked for on the command line."""
     return settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _size(option: str, value: str) -> int | list[int]:
+    """``7`` or ``7,7,7``. Raises BadInputError."""
+    try:
+        numbers = [int(number) for number in value.split(",")]
+    except ValueError as error:
+        raise BadInputError(f"a size is a whole number or several with commas, as width=32 or blocks=7,7,7, not {option}") from error
+    return numbers if "," in value else numbers[0]
 
 
 @contextmanager

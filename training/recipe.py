@@ -66,7 +66,7 @@ def _system(name: Any) -> Any:
 
 class Recipe(Strict):
     model: Annotated[str, BeforeValidator(_system)]
-    hparams: dict[str, int] = {}
+    hparams: dict[str, int | list[int]] = {}
     stage: str = ""  # the part of the network that is trained, of one that is trained in stages
     mix: Mix
     losses: Losses

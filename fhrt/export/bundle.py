@@ -86,8 +86,11 @@ def _training(about: dict[str, Any]) -> str:
     if "entries" in about:
         return f"{data}, {about['entries']:,} of them in the dictionary"
     earlier, start = about.get("earlier_steps", 0), about.get("start", "")
+    grown = f"; grown from {about['grown']}" if "grown" in about else ""
+    if start and "step" not in about:  # a bundle's network that grew, and was trained no further
+        return start + grown
     steps = f"{data}, {about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
-    return steps + (f"; begun with a bundle's weights: {start}" if start else "")
+    return steps + (f"; begun with a bundle's weights: {start}" if start else "") + grown
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

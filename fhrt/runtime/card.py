@@ -36,7 +36,7 @@ class Card(BaseModel):
     """Of a detector: of the pieces that make up a frame, and of the maps of such a piece."""
     outputs: tuple[str, ...]
     """Names of the graph's outputs: those of `fhrt.runtime.Output` that the network has."""
-    hparams: dict[str, bool | int | float | str] = {}
+    hparams: dict[str, bool | int | float | str | list[int]] = {}
     parameters: int
     """Of a neighbour embedding: all numbers that it keeps, its dictionary included."""
     gflops: float

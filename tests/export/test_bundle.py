@@ -88,7 +88,7 @@ def check_pieces(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["urdgn", "tdn", "tdae", "mtun"])
 def test_the_published_systems_export_too(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    hparams = {"width": 8, "stacks": 2} if name == "mtun" else {}  # a minute at its own size
+    hparams = {"width": 8, "stacks": 2, "contracting": 8} if name == "mtun" else {}  # a minute at its own size
     about = {"model": name, "hparams": hparams, "step": 7, "earlier_steps": 5}
     checkpoint.save(tmp_path / "best.safetensors", create(name, **hparams).state_dict(), about)
     engine = load(export(name, tmp_path / "best.safetensors", tmp_path / name))  # which compares the picture with torch's
@@ -113,7 +113,8 @@ def test_the_coarser_pictures_of_csrip(hparams: dict[str, int], outputs: tuple[s
         assert picture is None if name not in outputs else picture.shape == (2, 3, sides[name], sides[name])
 
 
-MTUN = pytest.param("mtun", {"width": 8, "stacks": 1}, id="mtun", marks=pytest.mark.slow)  # half a minute, most of it torch's exporter
+# Half a minute, most of it torch's exporter.
+MTUN = pytest.param("mtun", {"width": 8, "stacks": 1, "contracting": 8}, id="mtun", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "hparams"), [pytest.param("lite", SMALL, id="lite"), MTUN])

@@ -131,6 +131,35 @@ def test_the_rows_of_mtuns_ablations(hparams: dict[str, int]) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+NARROW = {  # hyper-parameters, parameters
+    "urdgn": ({"width": 32}, 58_979),
+    "tdn": ({"width": 128, "localisation": 64}, 360_659),
+    "tdae": ({"width": 128, "localisation": 64}, 604_185),
+    "mtun": ({"width": 8, "hourglass": 16, "stacks": 1}, 10_736_259),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_networks(name: str) -> None:
+    hparams, parameters = NARROW[name]
+    model = create(name, **hparams)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, 16, 16)).sr.shape == (2, 3, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "hparams"),
+    [("urdgn", {"width": 8}), ("tdn", {"width": 12}), ("tdn", {"localisation": 0}), ("tdae", {"width": 24}), ("tdae", {"localisation": -1})]
+    + [("mtun", {each: 0}) for each in ("width", "contracting", "hourglass", "last")]
+    + [("mtun", {"width": [8]}), ("tdn", {"width": 2.5})],
+    ids=str,
+)
+def test_sizes_that_no_network_has(name: str, hparams: dict[str, object]) -> None:
+    with pytest.raises(BadInputError, match=f"^{name}: {next(iter(hparams))} must be a [a-z 0-9,]+, not [^\n]+$"):
+        create(name, **hparams)
+
+
 def test_mtun_refuses_other_rows() -> None:
     for hparams in ({"heatmap_side": 48}, {"stacks": 0}, {"stacks": 5}):
         with pytest.raises(BadInputError, match="heatmap_side must be"):

@@ -20,7 +20,7 @@ from training import checkpoint
 
 SMALL = {
     "csrip": {"width": 16},
-    "mtun": {"width": 8, "stacks": 1},
+    "mtun": {"width": 8, "stacks": 1, "contracting": 8},
     "mnce": {"faces": 400, "neighbours": 40, "features": 12, "targets": 12, "layers": 2, "steps": 1},
 }
 """Hyper-parameters under which these take seconds; every kind of node stays."""

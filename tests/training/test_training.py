@@ -49,7 +49,9 @@ def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
         Trainer(recipe(model="mnce", hparams={}), archive, tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1}}, {"model": "tdn", "hparams": {}}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1, "contracting": 8}}, {"model": "tdn", "hparams": {}}], ids=str
+)
 def test_the_localisation_learns_first_when_told(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(localise_steps=1, batch=2, **changes), archive, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -415,7 +417,7 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
 def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> None:
     settings = recipe(
         model="mtun",
-        hparams={"width": 8, "heatmap_side": 16},
+        hparams={"width": 8, "contracting": 8, "heatmap_side": 16},
         mix=Mix(unaligned=1),
         losses=Losses(mse=1, heatmap=1, theta=0.1),
         batch=4,
