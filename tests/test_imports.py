@@ -15,7 +15,7 @@ ARROWS = {
     "files": set(),
     "ops": {"_C"},
     "runtime": {"ops", "_C", "machine", "files"},
-    "faces": {"ops", "runtime", "_C"},
+    "faces": {"ops", "runtime", "resample", "_C"},
     "metrics": {"ops"},
     "bench": {"runtime"},
     "doctor": {"_C", "runtime", "faces"},
