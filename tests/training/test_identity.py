@@ -71,7 +71,7 @@ def two_people() -> FaceSet:
 
 
 def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
-    accuracy = train_identity(two_people(), RESIDUALS[2], tmp_path, epochs=8, batch=8)
+    accuracy = train_identity(two_people(), RESIDUALS[2], tmp_path, epochs=8, batch=2)
     assert accuracy == 1.0
     _, about = checkpoint.load(tmp_path / "identity-2x.safetensors")
     assert about["hparams"] == {"classes": 2, "size": 48} and about["accuracy"] == 1.0
