@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from fhrt.errors import WeightsError
-from fhrt.runtime.bundle import CARD, GRAPH, INT8_GRAPH, INT8_WEIGHTS, SHIPPED, WEIGHTS, open_bundle, own_bundles
+from fhrt.runtime.bundle import CARD, GRAPH, INT8_GRAPH, INT8_WEIGHTS, PROBE, SHIPPED, WEIGHTS, open_bundle, own_bundles
 from fhrt.runtime.card import Card
 
 LARGEST = 2 << 30  # bytes of an archive's files together: no bundle comes near it
@@ -86,7 +86,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
             for name in (GRAPH, WEIGHTS, CARD):
                 if name not in found:
                     raise WeightsError(f"{archive} holds no {name}: no bundle")
-            for name in found.keys() & {GRAPH, WEIGHTS, CARD, INT8_GRAPH, INT8_WEIGHTS}:
+            for name in found.keys() & {GRAPH, WEIGHTS, CARD, INT8_GRAPH, INT8_WEIGHTS, PROBE}:
                 with file.open(found[name]) as source, (folder / name).open("wb") as target:
                     shutil.copyfileobj(source, target)
     except (OSError, zipfile.BadZipFile) as error:
