@@ -38,6 +38,7 @@ def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **o
     not. The peak is what a matrix product reached in the recipe's type.
     """
     trainer = Trainer(recipe, data, out, **options)
+    recipe = trainer.recipe  # which may have less than was asked for: no bf16
     batches = Batches(trainer.source, recipe.mix, recipe.batch, recipe.seed, threads=trainer.threads)
     with closing(batches):
         ahead = iter(batches)

@@ -96,7 +96,7 @@ _explained: WeakKeyDictionary[Any, tuple[Candidate, tuple[Candidate, ...], Mappi
 def explain(engine: Any) -> str:
     """What was measured of the candidates that an engine was chosen from, its own first, in one line; "" where it was not chosen.
 
-    How far the answer is from the fp32 form's, and milliseconds of a call with one face or a frame of `FRAME`.
+    How far the answer is from the fp32 form's, and how many times the time of the engine that was chosen it takes.
     """
     if engine not in _explained:
         return ""
@@ -109,8 +109,10 @@ def explain(engine: Any) -> str:
         if verdict is None or verdict.figures is None:
             continue
         facts = [told(name, figure) for name, figure in verdict.figures.items()]
-        facts += [] if verdict.milliseconds is None else [f"{verdict.milliseconds:.2f} ms"]
-        facts += [f"not {WORTH} times as fast"] if verdict.right and each.int8 and not best.int8 else []
+        if verdict.milliseconds and each is not best and (least := verdicts[best.name].milliseconds):
+            facts.append(f"{verdict.milliseconds / least:.1f} times the time")
+        if verdict.right and each.int8 and not best.int8:
+            facts.append(f"INT8 is taken from {WORTH} times the speed on")
         texts.append(f"{each.name}{' is wrong' if verdict.wrong else ''}: {', '.join(facts)}")
     return "; ".join(texts)
 
