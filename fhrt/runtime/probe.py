@@ -184,7 +184,7 @@ def _figures(probe: Probe, answers: Mapping[str, NDArray[Any]], rows: slice) -> 
         difference = given.astype(np.float64) - expected.astype(np.float64)
         if name in PICTURES:
             error = float(np.mean(difference**2, axis=(1, 2, 3)).max())
-            figures[name] = min(MOST_DB, float(10 * np.log10(4 / max(error, 1e-20)))) if error == error else error
+            figures[name] = min(MOST_DB, float(10 * np.log10(4 / np.clip(error, 1e-20, 1e20)))) if error == error else error
         elif name == "theta":  # of the corners of the face, in pixels
             corners = np.array([[x, y, 1] for x in (-1, 1) for y in (-1, 1)])
             moved = difference @ corners.T * (np.array(probe.given.shape[:-3:-1]) / 2)[:, None]
