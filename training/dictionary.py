@@ -26,6 +26,7 @@ from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import make_pairs
 from fhrt.resample import resize, to_uint8
 from training import checkpoint
+from training.device import in_bf16
 from training.faces import describe
 from training.unfold import bundle_weights, unfold
 
@@ -96,7 +97,7 @@ def train_denoiser(
             clean = clean.flip(3)
         sigma = torch.rand(batch, 1, 1, 1, generator=noises, device=device) * SIGMA / 127.5
         noisy = clean + sigma * torch.randn(clean.shape, generator=noises, device=device)
-        with torch.autocast(clean.device.type, torch.bfloat16):
+        with in_bf16(clean.device.type):
             noise = denoiser.layers(noisy.contiguous(memory_format=torch.channels_last))
         loss = (noisy - noise.float() - clean).square().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -114,7 +115,7 @@ def regularise_all(model: MNCE, lr: Tensor, told: Told | None = None) -> Tensor:
     folded = rewrite(model.denoiser).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def denoise(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_bf16("cpu"):
             return x - folded.layers(x.contiguous(memory_format=torch.channels_last)).float()
 
     out = torch.empty(len(lr), 3, model.reduction.side, model.reduction.side, dtype=torch.float16)

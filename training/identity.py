@@ -26,7 +26,7 @@ from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from training import checkpoint
 from training.data import decimated
-from training.device import fits, held
+from training.device import fits, held, in_bf16
 from training.faces import FaceSet
 
 LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §3.4
@@ -135,7 +135,7 @@ def train_identity(
             moves = _moves(len(some), rng)
             moved = _augmented(faces.pictures[some], *moves).to(device) if pictures is None else _augmented_there(pictures, some, *moves)
             seen = view.look(moved).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(place.type, torch.bfloat16):
+            with in_bf16(place.type):
                 logits = network(seen)
             loss = F.cross_entropy(logits.float(), torch.from_numpy(people.identity[some]).to(device))
             optimiser.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
 from training.capture import CapturedStep
 from training.data import Batch, Batches, FromMemory, Source, make_batch
-from training.device import THREADS, OnDevice, check_device, fits
+from training.device import THREADS, OnDevice, check_device, computes_bf16, fits
 from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
@@ -96,6 +96,8 @@ class Trainer:
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, self.fabric.device
+        if recipe.bf16 and not computes_bf16(self.device.type):
+            self.recipe = recipe = recipe.model_copy(update={"bf16": False})
         on_cuda = self.device.type == "cuda"
         torch.backends.cudnn.benchmark = on_cuda  # a step's sizes are the same every time
         self.check_every = check_every or (CHECK_EVERY if on_cuda else 1)

@@ -40,6 +40,7 @@ def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **o
     """
     recipe = recipe.model_copy(update={"localise_steps": 0, "losses": recipe.losses.model_copy(update={"feature": 0.0})})
     trainer = Trainer(recipe, data, out, **options)
+    recipe = trainer.recipe  # which may have less than was asked for: no bf16
     batches = Batches(trainer.source, recipe.mix, recipe.batch, recipe.seed, threads=trainer.threads)
     with closing(batches):
         ahead = iter(batches)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fhrt.errors import WeightsError
 from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.graph import named_outputs, to_onnx
+from fhrt.export.probe import add_probe
 from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import externalise, on_grid
 from fhrt.models import create, system
@@ -65,6 +66,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             **counted(numbers, counter, about, folder),
         )
         write_card(card, folder)
+        add_probe(folder)
         _compare(model, folder, TOLERANCE[facts.made])
     return out
 

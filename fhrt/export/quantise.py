@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
 from fhrt.export.folder import checksums, new_bundle, write_card
+from fhrt.export.probe import add_probe
 from fhrt.export.weights import externalise, halved, internalise
 from fhrt.faces.centres import CentreDetector
 from fhrt.metrics import psnr
@@ -31,7 +32,7 @@ from fhrt.protocols.frames import HELD_BACK, walk_frames
 from fhrt.resample import to_uint8
 from fhrt.runtime import Engine, load
 from fhrt.runtime.batch import whole_pieces
-from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle
+from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle, read_card
 from fhrt.runtime.card import Card, Int8
 
 FACES, PHOTOGRAPHS = 300, 64  # to calibrate with
@@ -74,8 +75,9 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
         write_int8(bundle.graph, feeds, folder)
         files = checksums(folder, GRAPH, WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)
         write_card(card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
+        add_probe(folder)
         progress("measuring the loss")
-        write_card(card.model_copy(update={"sha256": files, "int8": measure(folder)}), folder)
+        write_card(read_card(folder).model_copy(update={"int8": measure(folder)}), folder)
     return out
 
 

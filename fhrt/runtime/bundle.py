@@ -18,6 +18,8 @@ SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
 INT8_GRAPH, INT8_WEIGHTS = "model.int8.onnx", "model.int8.safetensors"
 """Of the INT8 form, which a bundle may have besides: the same network with quantised weights and activations."""
+PROBE = "probe.safetensors"
+"""A few inputs and what the fp32 form makes of them (`fhrt.runtime.probe`); bundles of before there were any lack it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class Bundle:
         """Of the form's graph and weights together; the INT8 form reads from the other's weights too."""
         files = dict.fromkeys((self.graph.name, self.weights.name, WEIGHTS))
         return hashlib.sha256("".join(self.card.sha256[file] for file in files).encode()).hexdigest()
+
+    @property
+    def whole_sha256(self) -> str:
+        """Of all its files but the card, in whatever form it shall run."""
+        return hashlib.sha256("".join(map("\0".join, sorted(self.card.sha256.items()))).encode()).hexdigest()
 
 
 def open_bundle(name: str | Path) -> Bundle:
@@ -102,8 +109,8 @@ def read_card(folder: Path) -> Card:
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{folder / CARD} is not a model card: {place} {first['msg']}") from error
     files = (GRAPH, WEIGHTS, *((INT8_GRAPH, INT8_WEIGHTS) if card.int8 else ()))
-    if set(card.sha256) != set(files):
-        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, and of nothing else")
+    if set(card.sha256) - {PROBE} != set(files):
+        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, may hold that of {PROBE}, and of nothing else")
     return card
 
 

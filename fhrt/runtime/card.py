@@ -49,7 +49,7 @@ class Card(BaseModel):
     int8: Int8 | None = None
     """Of the INT8 form; None where the bundle has none."""
     sha256: dict[str, str]
-    """File name → checksum, for the graph and the weights of each form."""
+    """File name → checksum, for the graph and the weights of each form, and for the probe."""
 
     @property
     def scale(self) -> int:

@@ -18,7 +18,7 @@ from fhrt.errors import BadInputError, WeightsError
 from fhrt.export import export
 from fhrt.models import create
 from training import __main__ as training_cli
-from training import checkpoint, loop, losses, objective
+from training import checkpoint, device, loop, losses, objective
 from training.data import Batches, make_batch
 from training.device import OnDevice
 from training.faces import load_faces
@@ -42,6 +42,27 @@ def test_the_loss_falls(archive: Path, tmp_path: Path) -> None:
     batch = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
     losses = [trainer.train_step(batch)["l1"] for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_only_where_the_cpu_has_it(
+    native: bool, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device, "_bf16_of_cpu", lambda: native)
+    device.computes_bf16.cache_clear()
+    try:
+        for _ in range(2):
+            trainer = Trainer(recipe(bf16=True, batch=2), archive, tmp_path / "run")
+        batch = make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(0))
+        dtypes = []
+        trainer.model.trunk[0].first.register_forward_hook(lambda module, given, result: dtypes.append(result.dtype))
+        trainer.train_step(batch)
+        with device.in_bf16("cpu"):
+            dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    finally:
+        device.computes_bf16.cache_clear()
+    assert set(dtypes) == {torch.bfloat16 if native else torch.float32} and trainer.recipe.bf16 == native
+    assert ["float32" in line for line in caplog.messages] == ([] if native else [True])
 
 
 def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
