@@ -303,10 +303,11 @@ def quantise(
     assert card.int8 is not None
     table = _table(
         *(("score", "lost") if "heat" in card.outputs else ("protocol", "PSNR lost, dB")),
+        "where sums saturate",
         title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}",
     )
     for protocol, loss in card.int8.loss.items():
-        table.add_row(protocol, f"{loss:.3f}")
+        table.add_row(protocol, f"{loss:.3f}", f"{card.int8.saturating[protocol]:.3f}")
     out.print(table)
     out.print(str(folder), highlight=False, soft_wrap=True)
 
