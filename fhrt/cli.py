@@ -244,13 +244,13 @@ def models(context: typer.Context) -> None:
             damaged = True
             _complain(f"{error}; delete {folder}, or install it anew: fhrt models add")
             continue
-        sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
         scores = "\n".join(
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
             for protocol, score in card.scores.items()
         )
-        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
-        table.add_row(card.name, *sizes, precisions, escape(scores), escape(card.licence))
+        unit = "of AP" if "heat" in card.outputs else "dB"
+        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} {unit})"
+        table.add_row(card.name, *card.sizes, precisions, escape(scores), escape(card.licence))
     out.print(table)
     if damaged:
         raise typer.Exit(1)

@@ -55,6 +55,12 @@ class Card(BaseModel):
     """File name → checksum, for the graph and the weights of each form."""
 
     @property
+    def sizes(self) -> tuple[str, str]:
+        """What goes in and what comes out, in words: a detector takes frames of any size, made up of pieces."""
+        taken, given = ("×".join(map(str, size)) for size in (self.input_size, self.output_size))
+        return (f"frames in pieces of {taken}", f"maps, {given} for a piece") if "heat" in self.outputs else (taken, given)
+
+    @property
     def scale(self) -> int:
         """Magnification: output height over input height."""
         return self.output_size[0] // self.input_size[0]
