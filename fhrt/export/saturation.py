@@ -142,12 +142,13 @@ class SaturatingSession:
                 stretches.append([])
         self._parts: list[tuple[onnxruntime.InferenceSession, list[str], list[str]]] = []
         wanted = set(results)
-        for nodes in reversed(stretches):
+        for nodes in reversed([each for each in stretches if each]):
             made = {name for node in nodes for name in node.output}
+            wanted |= {self._layers[name].activations for name in self._layers.keys() & made}
             read = {name for node in nodes for name in node.input} - made - {""}
             constants = [tensor for tensor in proto.graph.initializer if tensor.name in read]
             inputs, outputs = sorted(read - {tensor.name for tensor in constants}), sorted(made & wanted)
-            wanted |= set(inputs) | {self._layers[name].activations for name in self._layers.keys() & set(inputs)}
+            wanted |= set(inputs)
             given, taken = ([helper.make_tensor_value_info(name, kinds[name], None) for name in names] for names in (inputs, outputs))
             part = helper.make_graph(nodes, "part", given, taken, constants)
             model = helper.make_model(part, opset_imports=proto.opset_import, functions=proto.functions, ir_version=proto.ir_version)
