@@ -276,8 +276,9 @@ def models(context: typer.Context) -> None:
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
             for protocol, score in card.scores.items()
         )
-        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
-        facts = (card.name, card.title, _size(card.input_size), _size(card.output_size), "weights", precisions, scores, card.licence)
+        unit = "of AP" if "heat" in card.outputs else "dB"
+        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} {unit})"
+        facts = (card.name, card.title, *card.sizes, "weights", precisions, scores, card.licence)
         table.add_row(*map(escape, facts))
     out.print(table)
     untrained = _table("model", "what it is", "input", "output", "state", "how to get weights, in a checkout")
@@ -342,10 +343,11 @@ def quantise(
     assert card.int8 is not None
     table = _table(
         *(("score", "lost") if "heat" in card.outputs else ("protocol", "PSNR lost, dB")),
+        "where sums saturate",
         title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}",
     )
     for protocol, loss in card.int8.loss.items():
-        table.add_row(protocol, f"{loss:.3f}")
+        table.add_row(protocol, f"{loss:.3f}", f"{card.int8.saturating[protocol]:.3f}")
     out.print(table)
     out.print(str(folder), highlight=False, soft_wrap=True)
 

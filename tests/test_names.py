@@ -22,7 +22,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("written", "name"), [("UR-DGN", "urdgn"), ("ur dgn", "urdgn"), ("LITE", "lite"), ("Lite ", "lite"), ("Mnce", "mnce")]
+    ("written", "name"), [("UR-DGN", "urdgn"), ("ur dgn", "urdgn"), ("LITE", "lite"), ("Lite ", "lite"), ("MNCE ridge", "mnce-ridge")]
 )
 def test_an_installed_model_is_found_however_it_is_spelt(written: str, name: str) -> None:
     assert open_bundle(written).folder == SHIPPED / name
@@ -99,7 +99,7 @@ def test_each_listed_command_exists() -> None:
     from training.dictionary import EMBEDDINGS
     from training.recipe import recipe_names
 
-    makers = {"fit": recipe_names(), "dictionary": ["mnce", *EMBEDDINGS]}
+    makers = {"fit": recipe_names(), "dictionary": ["mnce", "mnce-ridge", *EMBEDDINGS]}
     assert all(name in makers[facts.made] for name, facts in SYSTEMS.items())
 
 

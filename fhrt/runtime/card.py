@@ -13,14 +13,17 @@ class Int8(BaseModel):
     loss: dict[str, float]
     """Protocol → PSNR of the fp32 form less that of this one, dB, mean over ``faces`` faces of the validation split; of a detector,
     "average precision" → what it lost of it."""
+    saturating: dict[str, float] = {}
+    """The same on x86-64 processors without VNNI, where sums of two products saturate, on up to 100 of the faces: computed, on whatever
+    processor. Empty in the cards of forms that were made before it was measured."""
     faces: int
     backend: str
     """Which computed the pictures."""
 
     @property
     def worst(self) -> float:
-        """The loss under the protocol that suffers most; infinite where none was measured."""
-        return max(self.loss.values(), default=float("inf"))
+        """The loss under the protocol, and on the kind of processor, that suffers most; infinite where none was measured."""
+        return max([*self.loss.values(), *self.saturating.values()], default=float("inf"))
 
 
 class Card(BaseModel):
@@ -50,6 +53,12 @@ class Card(BaseModel):
     """Of the INT8 form; None where the bundle has none."""
     sha256: dict[str, str]
     """File name → checksum, for the graph and the weights of each form, and for the probe."""
+
+    @property
+    def sizes(self) -> tuple[str, str]:
+        """What goes in and what comes out, in words: a detector takes frames of any size, made up of pieces."""
+        taken, given = ("×".join(map(str, size)) for size in (self.input_size, self.output_size))
+        return (f"frames in pieces of {taken}", f"maps, {given} for a piece") if "heat" in self.outputs else (taken, given)
 
     @property
     def scale(self) -> int:
