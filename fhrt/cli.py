@@ -284,16 +284,12 @@ def models(context: typer.Context) -> None:
     untrained = _table("model", "what it is", "input", "output", "state", "how to get weights, in a checkout")
     for name, system in SYSTEMS.items():
         if name not in found:
-            sizes = (_size((side, side)) for side in (system.lr_side, system.sr_side))
+            sizes = (f"{side}×{side}" for side in (system.lr_side, system.sr_side))
             untrained.add_row(*map(escape, (name, system.title, *sizes, "network and recipe", how_to_make(name))))
     if untrained.rows:
         out.print(untrained)
     if damaged:
         raise typer.Exit(1)
-
-
-def _size(size: tuple[int, int]) -> str:
-    return "×".join(map(str, size))
 
 
 @models_app.command()

@@ -29,6 +29,7 @@ CARD = SimpleNamespace(
     name="nearest",
     title="Nearest neighbour",
     input_size=(16, 16),
+    sizes=("16×16", "128×128"),
     output_size=(128, 128),
     outputs=("sr",),
     scales=(8,),
