@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from fhrt.hallucinator import Hallucinator
     from fhrt.results import Face, Result
 
+# ONNX Runtime's own switch, read when it is first imported: without it every session is reported, and a device id kept in the home folder.
+# Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 _HOMES = {"Hallucinator": "fhrt.hallucinator", "Face": "fhrt.results", "Result": "fhrt.results"}
 
 
@@ -20,3 +25,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fhrt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the public objects, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

@@ -30,7 +30,7 @@ def examine() -> Iterator[Finding]:
     for package, distribution in (("numpy", "numpy"), ("cv2", "opencv-python-headless"), ("av", "av")):
         yield _look(distribution, partial(_imported, package), f"pip install {distribution}", needed=True)
     yield _look("onnxruntime", _onnxruntime, "pip install onnxruntime", needed=True)
-    yield _look("openvino", partial(_imported, "openvino"), 'for faster models on x86-64: pip install "fhrt[openvino]"')
+    yield _look("openvino", _openvino, 'for faster models on x86-64: pip install "fhrt[openvino]"')
     for package in ("torch", "onnx", "onnxscript"):
         yield _look(package, partial(_imported, package), 'for training and export: pip install "fhrt[train]"')
     yield _look("tensorrt", partial(_imported, "tensorrt"), 'for NVIDIA GPUs: pip install "fhrt[tensorrt]"')
@@ -93,6 +93,12 @@ def _cpu() -> str:
 def _onnxruntime() -> str:
     runtime = import_module("onnxruntime")
     return f"{runtime.__version__}: {', '.join(runtime.get_available_providers())}"
+
+
+def _openvino() -> str:
+    from fhrt.runtime.openvino import openvino  # imported so that it does not call home
+
+    return str(openvino.__version__)
 
 
 def _imported(package: str) -> str:

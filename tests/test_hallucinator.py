@@ -13,6 +13,7 @@ from fhrt.hallucinator import Hallucinator, crop_faces
 from fhrt.ops import Nv12
 from fhrt.protocols.pairs import gaussian_lr, make_pairs
 from fhrt.results import write_picture
+from fhrt.runtime import Output
 
 BOX = (20.0, 10.0, 40.0, 35.0)
 
@@ -28,7 +29,7 @@ class NearestEngine:
     def run(self, lr):
         self.lr = lr
         theta = None if self.theta is None else np.repeat(self.theta[None], len(lr), 0)
-        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=theta, heatmaps=None)
+        return Output(lr.repeat(8, 2).repeat(8, 3), theta)
 
 
 class ListDetector:

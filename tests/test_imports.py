@@ -13,8 +13,9 @@ ARROWS = {
     "resample": set(),
     "machine": set(),
     "files": set(),
+    "systems": set(),
     "ops": {"_C"},
-    "runtime": {"ops", "_C", "machine", "files"},
+    "runtime": {"ops", "_C", "machine", "files", "systems"},
     "faces": {"ops", "runtime", "resample", "_C"},
     "metrics": {"ops"},
     "bench": {"runtime"},
@@ -23,10 +24,10 @@ ARROWS = {
     "video": {"faces", "ops", "files"},
     # `Hallucinator.stream` alone points back, inside the method: users find it there, and pictures need no cameras.
     "hallucinator": {"faces", "runtime", "ops", "results", "stream"},
-    "results": {"faces", "runtime", "ops", "files"},
+    "results": {"faces", "runtime", "ops", "files", "systems"},
     "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops", "files"},
-    "models": {"ops", "resample"},
-    "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample"},
+    "models": {"ops", "resample", "systems"},
+    "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample", "systems"},
 }
 
 

@@ -35,7 +35,7 @@ from training.identity import IdentityPrior
 from training.losses import discriminator_loss
 from training.objective import Objective, batch_norms
 from training.recipe import Recipe
-from training.unfold import bundle_weights, unfold
+from training.unfold import bundle_weights, calibrate, unfold
 from training.validation import Validation
 
 SAVE_SECONDS = 240.0
@@ -126,6 +126,7 @@ class Trainer:
         self.checked_step = 0
         self.unchecked: list[dict[str, Tensor]] = []  # what came of the steps since
         self.earlier_steps, self.start = 0, ""  # of the run whose weights this one began with; what the bundle says of its training
+        self.grown = ""  # the sizes that these weights' network had before it grew
         if recipe.losses.identity and identity is None:
             self.console.print("without the identity term: its networks were not given (--identity FOLDER)", style="yellow")
 
@@ -359,7 +360,7 @@ class Trainer:
         return {name: tensor.detach().clone() for name, tensor in self._state().items()}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `_state` gave. Without the optimisers' state, as in a checkpoint made small, these begin anew."""
+        """What `_state` gave."""
         self.model.load_state_dict(checkpoint.unpack("model", tensors))
         self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
@@ -373,6 +374,7 @@ class Trainer:
     def _about(self) -> dict[str, Any]:
         kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
         kept |= {"start": self.start} if self.start else {}
+        kept |= {"grown": self.grown} if self.grown else {}
         return kept | {"step": self.step, "earlier_steps": self.earlier_steps, "data": self.data}
 
     def start_from(self, path: Path) -> int:
@@ -389,18 +391,24 @@ class Trainer:
         if not known:
             raise WeightsError(f"{path} holds no weight of {self.recipe.model}")
         self.model.load_state_dict(state | known)
+        if about.get("unseen"):  # of a network that grew
+            calibrate(self.model, about["unseen"], self._seen().to(self.device))
         self.average = checkpoint.plain_state(self.model)
         self.earlier_steps, self.start = about.get("step", 0) + about.get("earlier_steps", 0), about.get("start", "")
+        self.grown = about.get("grown", "")
         return len(known)
+
+    def _seen(self) -> Tensor:
+        """LR faces [`UNFOLD_WITH`, 3, H, W] that normalisations get their statistics from."""
+        return make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
 
     def _unfolded(self, bundle: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights of a bundle as they were before its export, and what is known of them."""
         card = open_bundle(bundle).card
         if card.name != self.recipe.model:
             raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
-        seen = make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
         try:
-            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), self._seen())
         except WeightsError as error:
             raise WeightsError(f"{bundle}: {error}") from error
         return network.state_dict(), {"start": card.training}
@@ -419,10 +427,8 @@ class Trainer:
         if bool(critic) != (self.critic is not None):
             raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
         self._restore(tensors)
-        if not checkpoint.unpack("optimiser", tensors):
-            self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
-        self.start = about.get("start", "")
+        self.start, self.grown = about.get("start", ""), about.get("grown", "")
         self.best_step = about.get("best_step", self.step)
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fhrt.errors import BadInputError
 from fhrt.protocols import PROTOCOLS
+from fhrt.systems import SYSTEMS, find_name, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -59,9 +60,13 @@ class Losses(Strict):
     adversarial_decay: Share = 1.0  # its weight times this after every epoch, down to half of it (TDN, eq. 5)
 
 
+def _system(name: Any) -> Any:
+    return find_name(name, SYSTEMS) or name if isinstance(name, str) else name
+
+
 class Recipe(Strict):
-    model: str
-    hparams: dict[str, int] = {}
+    model: Annotated[str, BeforeValidator(_system)]
+    hparams: dict[str, int | list[int]] = {}
     stage: str = ""  # the part of the network that is trained, of one that is trained in stages
     mix: Mix
     losses: Losses
@@ -107,8 +112,13 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
 
 
+def recipe_name(name: str) -> str:
+    """A recipe's name as its file has it, whatever its spelling: UR-DGN is urdgn. What is none of them stays as it is."""
+    return find_name(name, recipe_names()) or name
+
+
 def load_recipe(name: str) -> Recipe:
-    """The recipe ``recipes/NAME.yaml``, or the YAML file of that path. Raises BadInputError."""
+    """The recipe ``recipes/NAME.yaml``, its name in any spelling, or the YAML file of that path. Raises BadInputError."""
     try:
         return Recipe.model_validate(_read(name))
     except ValidationError as error:
@@ -118,9 +128,9 @@ def load_recipe(name: str) -> Recipe:
 
 def _read(name: str) -> dict[str, Any]:
     """The settings, those of its ``base`` where it has one included: an ablation's row says only what it changes."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{recipe_name(name)}.yaml"
     if not path.is_file():
-        raise BadInputError(f"no recipe {name!r}; there are: {', '.join(recipe_names())}")
+        raise BadInputError(unknown(name, recipe_names(), recipe_names(), "recipe"))
     try:
         settings = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

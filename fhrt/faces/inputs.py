@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
+from fhrt.faces.headers import Jpeg, Turn, read_header
 from fhrt.ops import Nv12, face_crop, to_image, yuv_to_bgr
 from fhrt.ops.arrays import dtype_of, is_cupy, is_torch
 from fhrt.runtime.device import Download, flip, library_of
@@ -21,6 +23,10 @@ Color = Literal["bgr", "rgb"]
 Picture = NDArray[np.uint8]
 Frame: TypeAlias = Any
 """A `Picture`, the same on a CUDA device (CuPy's or torch's), or `Nv12` in either place."""
+
+MOST_PIXELS = 1 << 28  # 768 MB as BGR: more than the largest phones' pictures (200 million)
+JPEG_END = b"\xff\xd9"
+FILLING = bytes(random.Random(0).randrange(255) for _ in range(4096))  # any bytes that are no marker
 
 
 def swap_channels(picture: Any) -> Any:
@@ -43,13 +49,16 @@ def as_frame(source: Any, color: Color = "bgr") -> Picture:
     if hasattr(source, "convert") and hasattr(source, "getbands"):  # a PIL image: so Pillow is there
         if source.mode[0] in "IF":  # Pillow would clip them to 255
             raise BadInputError(
-                f"the PIL image has more than 8 bits per channel (mode {source.mode}); pass the path of its file, or mode RGB"
+                f"the PIL image has more than 8 bits per channel (mode {source.mode}); scale it to 0..255 and pass mode RGB, or for 16 "
+                "bits the path of its file"
             )
+        width, height = source.size
+        check_pixels(width, height, "the PIL image")
         from PIL import ImageOps
 
         try:
             frame = np.array(ImageOps.exif_transpose(source).convert("RGB"))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of a damaged file, whatever its decoder comes upon
             raise BadInputError(f"the PIL image cannot be decoded: {error}") from error
         return _check_array(frame if color == "rgb" else swap_channels(frame))
     if isinstance(source, np.ndarray):
@@ -119,18 +128,72 @@ def read_picture(path: Path) -> Picture:
 
 
 def decode_picture(data: bytes, name: str) -> Picture:
-    """A picture file's bytes as BGR uint8 `[H, W, 3]`; `name` is what its errors call it. Raises `BadInputError`."""
+    """A picture file's bytes as BGR uint8 `[H, W, 3]`, upright; `name` is what its errors call it. Raises `BadInputError`.
+
+    Of a GIF, a TIFF or an animation, the first picture.
+    """
     if not data:
         raise BadInputError(f"{name} is empty")
-    if _is_cut_short(data):  # the decoders would return a picture with a grey lower part
+    header = read_header(data)
+    if header.precise:
+        raise BadInputError(f"{name} holds floating-point numbers, or more than 16 bits; scale them to 0..255 and pass a uint8 array")
+    if header.size is not None:
+        check_pixels(*header.size, name)
+    if header.jpeg.end is None if header.jpeg is not None else _is_cut_short(data):
         raise BadInputError(f"{name} is truncated")
+    jpeg = header.jpeg
+    frame = _decoded(data if jpeg is None or jpeg.closed else data[: jpeg.end] + JPEG_END, name, header.turned)
+    if jpeg is not None and _has_grey_end(data, jpeg, frame, name):  # as decoders make it of what is missing
+        raise BadInputError(f"{name} is truncated")
+    return reorient(frame, header.turn)
+
+
+def _decoded(data: bytes, name: str, turned: bool = False) -> Picture:
+    """As it is stored, or as OpenCV turns it. Raises `BadInputError`."""
+    flags = cv2.IMREAD_COLOR | (0 if turned else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # e.g. more pixels than OpenCV accepts
         raise BadInputError(f"{name} cannot be decoded: {' '.join(str(error.err).split())}") from error
     if frame is None:
         raise BadInputError(f"{name} is not a picture, or it is damaged")
     return frame.astype(np.uint8, copy=False)
+
+
+def reorient(image: Picture, turn: Turn) -> Picture:
+    """The picture turned and mirrored to the nearest quarter; `turn` as in `fhrt.faces.headers`, of any length."""
+    a, b, c, d = turn
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = np.asarray(cv2.transpose(image), np.uint8), c, b
+    if a < 0 or d < 0:
+        image = np.asarray(cv2.flip(image, -1 if a < 0 and d < 0 else int(a < 0)), np.uint8)
+    return image
+
+
+def most_pixels() -> int:
+    """Of a picture or a frame: ``FHRT_MAX_PIXELS``, or `MOST_PIXELS`."""
+    text = os.environ.get("FHRT_MAX_PIXELS", "")
+    return int(text) if text.isdecimal() and int(text) else MOST_PIXELS
+
+
+def check_pixels(width: int, height: int, name: str) -> None:
+    """Raises `BadInputError` for more pixels than there may be, before there is memory for them."""
+    if width * height > (most := most_pixels()):
+        raise BadInputError(f"{name} says that it has {width}x{height} pixels, more than {most}; FHRT_MAX_PIXELS sets another limit")
+
+
+def _has_grey_end(data: bytes, jpeg: Jpeg, frame: Picture, name: str) -> bool:
+    """Whether a JPEG's last scan ends before its picture does, of which decoders make grey.
+
+    Then bytes that are put behind the scan become a part of the picture; else nothing reads them.
+    """
+    if jpeg.arithmetic:  # which may leave zeros out at a scan's end
+        return False
+    if jpeg.plain:  # where pixels are missing the last ones are grey: mostly they are not, and nothing more need be decoded
+        b, g, r = frame[-8:, -8:].reshape(-1, 3).astype(np.float64).T
+        if np.abs(0.114 * b + 0.587 * g + 0.299 * r - 128).max() > 3:
+            return False
+    return not np.array_equal(frame, _decoded(data[: jpeg.end] + FILLING + JPEG_END, name))
 
 
 def on_host(values: Any) -> Any:
@@ -185,24 +248,8 @@ def _check_array(frame: NDArray[Any]) -> Picture:
 
 
 def _is_cut_short(data: bytes) -> bool:
-    if data.startswith(b"\xff\xd8"):
-        return not _jpeg_ends(data)
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data
     if data.startswith(b"RIFF"):  # WebP: the header holds the length
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    return False
-
-
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")  # with what follows it a segment; the others stand among a scan's bytes
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether the picture itself has an end: its pieces may hold others' ends, and phones put films behind it."""
-    at = 2
-    while found := _JPEG_MARKER.search(data, at):
-        at = found.end()
-        if data[at - 1] == 0xD9:
-            return True
-        at += int.from_bytes(data[at : at + 2], "big")
     return False

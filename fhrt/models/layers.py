@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fhrt import ops
+from fhrt.errors import BadInputError
 
 
 class ModelOutput(NamedTuple):
@@ -24,6 +25,13 @@ class ModelOutput(NamedTuple):
     heatmaps: tuple[Tensor, ...] = ()
     coarser: tuple[Tensor, ...] = ()
     first_theta: Tensor | None = None
+
+
+def check_size(system: str, name: str, value: Any, multiple: int = 1, least: int = 1) -> None:
+    """Raises BadInputError unless ``value``, the hyper-parameter ``name``, is a multiple of ``multiple`` and at least ``least``."""
+    if not isinstance(value, int) or value < least or value % multiple:
+        wanted = f"a multiple of {multiple}, at least {least}" if multiple > 1 else f"a whole number, at least {least}"
+        raise BadInputError(f"{system}: {name} must be {wanted}, not {value}")
 
 
 def similarity_theta(parameters: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Card(BaseModel):
     """Of a detector: of the pieces that make up a frame, and of the maps of such a piece."""
     outputs: tuple[str, ...]
     """Names of the graph's outputs: those of `fhrt.runtime.Output` that the network has."""
-    hparams: dict[str, bool | int | float | str] = {}
+    hparams: dict[str, bool | int | float | str | list[int]] = {}
     parameters: int
     """Of a neighbour embedding: all numbers that it keeps, its dictionary included."""
     gflops: float
@@ -55,3 +55,9 @@ class Card(BaseModel):
     def scale(self) -> int:
         """Magnification: output height over input height."""
         return self.output_size[0] // self.input_size[0]
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Magnifications of all pictures that the network makes: C-SRIP's are 2, 4 and 8."""
+        coarser = (int(name[3:-1]) for name in self.outputs if name.startswith("sr_"))
+        return (*sorted(coarser), self.scale)

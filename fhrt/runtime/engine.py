@@ -144,7 +144,7 @@ def load(
     threads: int | None = None,
     plan: PlanMode = "auto",
 ) -> Engine:
-    """Open a shipped model by name, or a bundle folder, after checking its sha256.
+    """Open an installed model by its name in any spelling, or a bundle folder, after checking its sha256.
 
     backend: "auto" or one of `BACKENDS`. device: "auto", "cpu", "cuda" or "cuda:N". precision: "auto", "fp32", "fp16" or "int8". What is
     asked for by name is what runs, or an error. "auto" takes TensorRT where ``fhrt build`` has made its engines, else OpenVINO where it is

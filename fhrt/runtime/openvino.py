@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -17,10 +20,30 @@ from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.engine import Options, Output
 
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Within it the optional package openvino-telemetry is not found, as OpenVINO allows: else its import alone is reported.
+
+    There is no other switch for one process: OpenVINO's ``opt_in_out --opt_out`` reports the refusal, and writes it into the home folder.
+    """
+    name = "openvino_telemetry"
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # makes importing it an ImportError
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+
+
 try:
-    import openvino
-    from openvino import opset13 as op
-    from openvino.frontend.onnx import ConversionExtension
+    with _without_telemetry():
+        import openvino
+        from openvino import opset13 as op
+        from openvino.frontend.onnx import ConversionExtension
 except ImportError as error:
     if isinstance(error.__cause__, KeyboardInterrupt):  # its C++ part says ImportError whatever ended its import
         raise error.__cause__ from None

@@ -8,6 +8,7 @@ import re
 import threading
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -176,11 +177,21 @@ class _Loader(yaml.SafeLoader):
 
 
 def _filled(source: str | int) -> str | int:
-    """With the environment's variables in the place of ``${NAME}``."""
+    """With the environment's variables in the place of ``${NAME}``, percent-encoded where they are a login, or a value of the query.
+
+    A login may be one variable: ``${LOGIN}@`` of ``user:password``. Elsewhere a variable may be more than one part, or the whole address.
+    """
+    if not isinstance(source, str):
+        return source
+    begin = source.find("://") + 3
+    login, end = (begin, at) if begin > 2 and (at := source.rfind("@")) > begin else (0, 0)
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             raise BadInputError(f"{redact(source)} needs the environment variable {match[1]}")
-        return os.environ[match[1]]
+        given, before = os.environ[match[1]], source[: match.start()]
+        if login <= match.start() < end:
+            return quote(given, safe=":" if match.span() == (login, end) else "")
+        return quote(given, safe="") if begin > 2 and before.endswith("=") and "?" in before else given
 
-    return re.sub(r"\$\{(\w+)\}", value, source) if isinstance(source, str) else source
+    return re.sub(r"\$\{(\w+)\}", value, source)

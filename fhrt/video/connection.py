@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fhrt.errors import BadInputError, SourceError
-from fhrt.faces.inputs import read_picture
+from fhrt.faces.inputs import check_pixels, most_pixels, read_picture
 from fhrt.video.hardware import Decode, hardware
 from fhrt.video.health import Health
 from fhrt.video.redact import redact
@@ -21,12 +21,14 @@ PATIENCE = 30.0  # seconds without a whole picture although packets come: longer
 
 
 class Picture(NamedTuple):
-    """picture: as it was decoded. seconds: the source's own time. capture: Unix time, by the camera. arrival: monotonic."""
+    """picture: as it was decoded. seconds: the source's own time. capture: Unix time, by the camera. arrival: monotonic. aspect: a
+    pixel's width over its height."""
 
     picture: Any  # an av.VideoFrame, or an array from a picture file
     seconds: float | None
     capture: float | None
     arrival: float
+    aspect: float = 1.0
 
 
 class SizeGate:
@@ -53,8 +55,8 @@ class SizeGate:
 class Connection:
     """A video or a camera, opened.
 
-    timeout: seconds that a camera may be silent. Raises `av.FFmpegError` (its text may hold a password), and SourceError where there is
-    no video inside. recording: whether it has an end.
+    timeout: seconds that a camera may be silent. Raises `av.FFmpegError` (its text may hold a password), BadInputError for frames
+    that are too large, and SourceError where there is no video inside. recording: whether it has an end.
     """
 
     def __init__(self, source: Source, decode: Decode, timeout: float, health: Health) -> None:
@@ -70,7 +72,13 @@ class Connection:
         asked = time.monotonic()
         try:
             self._container = av.open(
-                source.address, format=form, options=options, timeout=limit, metadata_errors="replace", hwaccel=hardware(decode)
+                # A file by that protocol: what stands before a colon in its name (12:30:00.mp4) would be taken for another.
+                f"file:{source.address}" if source.kind == "file" else source.address,
+                format=form,
+                options=options,
+                timeout=limit,
+                metadata_errors="replace",
+                hwaccel=hardware(decode),
             )
         except (av.error.ExitError, av.error.InvalidDataError) as error:
             if isinstance(error, av.error.ExitError) or time.monotonic() - asked >= self._timeout:
@@ -87,8 +95,10 @@ class Connection:
             if stream.codec_context is None:
                 raise SourceError("there is no decoder for its codec")
             self._stream = cast("av.VideoStream", stream)
-            self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
             codec = self._stream.codec_context
+            check_pixels(codec.width, codec.height, "a frame")
+            codec.options |= {"max_pixels": str(most_pixels())}  # of the frames that follow
+            self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
             if self.recording:
                 codec.thread_type = "AUTO"
             else:  # frame threads would delay by a frame each, and a core decodes several cameras
@@ -107,6 +117,7 @@ class Connection:
 
         to_unix: float | None = None
         codec, time_base = self._stream.codec_context, float(self._stream.time_base or 0)
+        announced = codec.sample_aspect_ratio, self._stream.sample_aspect_ratio  # the latter also by the container, which then has its way
         believable = SizeGate((codec.width, codec.height))
         last = time.monotonic()
         for packet in self._packets():
@@ -129,7 +140,9 @@ class Connection:
                     continue
                 last = arrival
                 seconds = None if frame.pts is None else frame.pts * time_base  # a flushed frame does not know its own
-                yield Picture(frame, seconds, None if seconds is None or to_unix is None else to_unix + seconds, arrival)
+                capture = None if seconds is None or to_unix is None else to_unix + seconds
+                aspect = codec.sample_aspect_ratio if announced[0] == announced[1] else announced[1]
+                yield Picture(frame, seconds, capture, arrival, float(aspect or 1))
             if not self.recording and arrival - last > PATIENCE:
                 raise SourceError(f"packets come, but no whole picture for {PATIENCE:g} s")
 

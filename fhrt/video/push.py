@@ -14,7 +14,8 @@ from fhrt.errors import BadInputError
 from fhrt.faces.inputs import Picture
 from fhrt.video.health import Health, State
 from fhrt.video.reader import SETTLED, STOP, pause
-from fhrt.video.redact import redact
+from fhrt.video.redact import redact, redact_address
+from fhrt.video.sources import split_address
 from fhrt.video.writer import Encoder, need_encoder
 
 PORT = 554  # of an address that names none
@@ -154,14 +155,13 @@ class RtspPush:
 
 def check_address(address: str) -> None:
     """Raises BadInputError, without the password, for what is no address of an RTSP server."""
+    parts = split_address(address)
     try:
-        parts = urlsplit(address)
         host = (parts.hostname or "").encode("idna")  # as the look-up of its address will, which raises for a..b
-        good = parts.scheme == "rtsp" and bool(host) and parts.port != 0
     except ValueError:
-        good = False
-    if not good:
-        raise BadInputError(f"{redact(address)} is no address of an RTSP server; write rtsp://user:password@host:port/path")
+        host = b""
+    if parts.scheme != "rtsp" or not host or parts.port == 0:
+        raise BadInputError(f"{redact_address(address)} is no address of an RTSP server; write rtsp://user:password@host:port/path")
 
 
 def _greet(address: str) -> None:

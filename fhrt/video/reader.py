@@ -210,7 +210,7 @@ class Reader:
             self._interval += (gap - self._interval) / 8 if self._interval else gap
         self.health.frame(arrival)
         self.health.change(State.LIVE)
-        self._queue.put(Frame(self.source.name, self._number, when, arrival, picture.capture, picture.picture))
+        self._queue.put(Frame(self.source.name, self._number, when, arrival, picture.capture, picture.picture, picture.aspect))
         self._sign = time.monotonic()
         self._waiting = False
         self._number += 1

@@ -7,7 +7,8 @@ import logging
 import re
 import time
 
-_LOGIN = re.compile(r"(://[^\s/@:'\"]*):[^\s'\"]*@")  # up to the last @: a password may hold one
+_LOGIN = re.compile(r"(://[^\s@:'\"]*):[^\s'\"]*@")  # up to the last @: a password may hold one
+_NO_PORT = re.compile(r"^([^/?#:[]*:)(?!\d*(?:[/?#]|$)).*")
 _PAIR = re.compile(
     r"\b((?:\w*(?:password|passwd|pwd|token|secret|signature)|pass|sig|(?:api|access)?_?key|auth)=)[^\s&'\"]+", re.IGNORECASE
 )
@@ -16,6 +17,18 @@ _PAIR = re.compile(
 def redact(text: object) -> str:
     """The text with the password of every address, and every ``password=``, ``token=`` and the like, replaced by ``***``."""
     return _PAIR.sub(r"\1***", _LOGIN.sub(r"\1:***@", str(text)))
+
+
+def redact_address(address: str) -> str:
+    """One whole address without its password, whatever that holds: all from the first ``:`` behind the scheme to the last ``@`` of all.
+
+    What stands in a port's place and is none may be a password, too, that has lost its end.
+    """
+    scheme, _, rest = address.partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    place = f"{user + ':' if colon else ''}***@{place}" if at else _NO_PORT.sub(r"\1***", place)
+    return redact(f"{scheme}://{place}")
 
 
 class JsonFormatter(logging.Formatter):

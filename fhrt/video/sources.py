@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from glob import glob
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from fhrt.errors import BadInputError
-from fhrt.video.redact import redact
+from fhrt.video.redact import redact, redact_address
 
 PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 VIDEOS = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"))
 
 Transport = Literal["tcp", "udp"]
+LOG = logging.getLogger("fhrt")
+ESCAPES = "within a user's name or password write # ? / @ : % and blanks as %23 %3F %2F %40 %3A %25 and %20, elsewhere @ as %40"
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ def _find(named: str | int | Path) -> list[Source]:
     if not text:
         raise BadInputError("the name of a source is empty")
     if path.is_dir():
-        return _files(path, sorted(path.iterdir(), key=_natural))
+        inside = sorted(path.iterdir(), key=_natural)
+        if folders := sum(map(Path.is_dir, inside)):
+            _warn(f"{path}: {_subfolders(folders)} not looked into; {path / '**'} names what is in them, too")
+        return _files(path, inside)
     if path.is_file():
         return _files(path, [path], chosen=True)
     if matches := sorted(map(Path, glob(str(path), recursive=True)), key=_natural):
@@ -90,6 +98,68 @@ def _find(named: str | int | Path) -> list[Source]:
     raise BadInputError(f"{path} does not exist")
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files that were found.
+
+    files: each with the folder in which it lies below the one that was named, ``.`` where it lies in that, or was named itself.
+    passed_over: folders that were not looked into, a line each. unreadable: folders that could not be, a line each.
+    """
+
+    files: list[tuple[Path, Path]] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def find_pictures(named: Iterable[Path], recursive: bool = False, leave_out: Path | None = None) -> Pictures:
+    """The picture files that are named, and those of the named folders, by name; of all folders below these, too, where it is `recursive`.
+
+    leave_out: a folder below them that is none of them, that of the results. Links to folders are not followed. Raises BadInputError for
+    what does not exist, and for a folder without pictures.
+    """
+    found = Pictures()
+    for path in named:
+        if path.is_dir():
+            _walk(path, recursive, leave_out and leave_out.resolve(), found)
+        elif path.exists():
+            found.files.append((path, Path()))
+        else:
+            raise BadInputError(f"{path} does not exist")
+    return found
+
+
+def _walk(top: Path, recursive: bool, leave_out: Path | None, found: Pictures) -> None:
+    before = len(found.files)
+    skipped = links = 0
+    walk = os.walk(top, onerror=lambda error: found.unreadable.append(f"cannot look into {error.filename}: {error.strerror}"))
+    for folder, names, files in walk:
+        inside = Path(folder)
+        pictures = (inside / name for name in sorted(files) if Path(name).suffix.lower() in PICTURES)
+        found.files.extend((picture, inside.relative_to(top)) for picture in pictures if picture.is_file())
+        names[:] = sorted(name for name in names if (inside / name).resolve() != leave_out)
+        links += sum((inside / name).is_symlink() for name in names) if recursive else 0
+        if not recursive:
+            skipped = len(names)
+            break
+    hint = f"{_subfolders(skipped)} not looked into; --recursive does" if skipped else ""
+    if len(found.files) == before and not found.unreadable:
+        raise BadInputError(f"{top} holds no pictures ({', '.join(sorted(PICTURES))})" + (f": {hint}" if hint else ""))
+    if hint:
+        found.passed_over.append(f"{top}: {hint}")
+    if links:
+        found.passed_over.append(f"{top}: {_subfolders(links)} not looked into, being links")
+
+
+def _subfolders(count: int) -> str:
+    return "1 subfolder was" if count == 1 else f"{count} subfolders were"
+
+
+@cache
+def _warn(line: str) -> None:
+    """Once: sources are looked up by the outputs, too."""
+    LOG.warning("%s", line)
+
+
 def _webcam(device: str) -> Source:
     if not sys.platform.startswith("linux"):
         raise BadInputError("webcams are read through V4L2, which only Linux has; name an address or a file instead")
@@ -97,19 +167,33 @@ def _webcam(device: str) -> Source:
 
 
 def _stream(address: str) -> Source:
-    shown = redact(address)
-    try:
-        parts = urlsplit(address)
-        port = parts.port
-    except ValueError:  # e.g. a port that is no number, as where a password holds a "/"; its text may quote the password
-        raise BadInputError(f"{shown} is no address; write / @ and : within a password as %2F %40 and %3A") from None
+    parts = split_address(address)
+    shown = redact_address(address)
     if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
         raise BadInputError(f"{shown} begins with {parts.scheme}://; known are rtsp, rtsps, http and https")
     if not parts.hostname:
         raise BadInputError(f"{shown} names no host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    bare = urlunsplit((parts.scheme, host if port is None else f"{host}:{port}", parts.path, parts.query, ""))
+    bare = urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, parts.query, ""))
     return Source(redact(bare), "rtsp" if parts.scheme.startswith("rtsp") else "url", address)
+
+
+def split_address(address: str) -> SplitResult:
+    """An address's parts. Raises BadInputError, with nothing of a password, where it may mean another than the one that is written.
+
+    A ``#``, ``?`` or ``/`` ends the host, also where a password should hold it: then what comes before it would be taken for the host, and
+    what is behind it shown.
+    """
+    before = address.partition("://")[2].rpartition("@")[0]
+    good = "#" not in before and not (":" in before and re.search("[/?]", before)) and not re.search(r"[\x00-\x20\x7f'\"]", address)
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018 - raises for one that is no number; the error's text may quote a password
+    except ValueError:
+        good = False
+    if not good:
+        raise BadInputError(f"{' '.join(redact_address(address).split())} is no address; {ESCAPES}")
+    return parts
 
 
 def _files(named: Path, files: list[Path], chosen: bool = False) -> list[Source]:

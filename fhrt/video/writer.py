@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import count
@@ -29,6 +29,9 @@ THREADS = 4  # of an encoder: more help little at 1080p, and there may be an enc
 LARGEST = 16384  # pixels of a side, which libx264 takes at most
 LONGEST = 3600 * CLOCK  # ticks that a picture is shown, and then once more: an mp4 has room for no more than 6.6 hours
 FARTHEST = 30 * 86400.0  # seconds between two frames beyond which the time is damaged, and no camera that was gone so long
+ANEW = 1.0  # seconds back from which on a file's times begin anew, rather than waver
+HELD = 500  # packets that wait for the first picture of a recording that was joined to another
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 LATE = 10.0  # seconds of a first frame's time beyond which a file begins at 0 instead: broadcasts are recorded from any hour on
 
 # An mp4 is written as fragments, which play up to the last whole one whatever happens, and becomes a plain one in the end (hybrid).
@@ -63,6 +66,7 @@ class Encoder:
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
         codec.time_base = Fraction(1, CLOCK)
+        codec.sample_aspect_ratio = Fraction(1)  # as `Frame.image` makes them
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         codec.flags |= Flags.frame_duration  # or the last one would be shown for a twenty-fifth of a second
@@ -120,7 +124,8 @@ class Encoder:
 class VideoWriter:
     """One video file, .mp4 (its index in front, for browsers) or .mkv (which rounds times to milliseconds).
 
-    audio: the file that the pictures come from; its audio is copied as it is, in step with them and as far as they go.
+    audio: the file that the pictures come from; its audio goes with them, in step and as far as they go,
+    as it is or, where the format cannot hold it, as AAC.
     Until `close`, all is in NAME.partial.mp4 beside it, which plays as far as it was written and stays when the process is killed or
     the disk is full. An mp4's index is kept in memory, 155 MB for a day at 25 frames per second: record weeks as .mkv, which takes 2 MB.
     Raises BadInputError for a path that cannot be written, OutputError when writing fails, and BackendError.
@@ -160,7 +165,7 @@ class VideoWriter:
             packets = self._encoder.encode(picture, time - self._origin, color)
             self._time = time
             if self._audio is not None:
-                self._container.mux(list(self._audio.until(time)))
+                self._mux_audio(self._audio.until(time))
             self._container.mux(packets)
         except (av.FFmpegError, OSError) as error:
             self._fail(error)
@@ -196,12 +201,25 @@ class VideoWriter:
         assert self._container is not None and self._encoder is not None and self.partial is not None
         self._container.mux(self._encoder.flush())
         if self._audio is not None:
-            self._container.mux(self._audio.rest(self._time))
+            self._mux_audio(self._audio.rest(self._time))
+        if self._audio is not None:
             self._audio.close()
         self._container.close()
         os.replace(self.partial, self.path)  # whole, whatever becomes of what follows
         if self.path.suffix.lower() == ".mp4":
             _index_first(self.path)
+
+    def _mux_audio(self, packets: Iterable[Any]) -> None:
+        """What the container does not take of it costs the rest of the audio, not the pictures."""
+        import av
+
+        assert self._container is not None and self._audio is not None
+        try:
+            self._container.mux(list(packets))
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            _log.warning("%s: the audio ends at %.1f s: %s", self.path, self._time, error.strerror)
+            self._audio.close()
+            self._audio = None
 
     def _fail(self, error: Exception) -> None:
         import av
@@ -223,43 +241,48 @@ class VideoWriter:
 class _Audio:
     """The audio of a video file, packet by packet, for a container that gets the file's pictures anew."""
 
-    def __init__(self, source: Any, streams: dict[int, Any], origin: float) -> None:
-        from av.bitstream import BitStreamFilterContext
-
+    def __init__(self, source: Any, streams: dict[int, Any], filters: dict[int, Any], origin: float) -> None:
         self._source = source
         self._streams = streams
         self._origin = origin
-        # MPEG-TS repeats AAC's parameters in every packet (ADTS); the muxers look for that too late for a fragmented mp4.
-        self._filters = {
-            index: BitStreamFilterContext("aac_adtstoasc", source.streams[index])
-            for index in streams
-            if source.streams[index].codec_context.name == "aac" and not source.streams[index].codec_context.extradata
-        }
-        pictures = source.streams.best("video")
-        self._packets = source.demux([*([pictures] if pictures else ()), *(source.streams[index] for index in streams)])
+        self._filters = filters
+        self._written: dict[int, int] = {}  # stream → the last time that was written of it
+        self._pictures = source.streams.best("video")
+        pictures = [self._pictures] if self._pictures else []
+        self._packets = self._joined(source.demux([*pictures, *(source.streams[index] for index in streams)]))
         self._next: Any = None
         self._advance()
 
     @classmethod
     def of(cls, path: Path, target: OutputContainer, origin: float) -> _Audio | None:
-        """None where the file has no audio that the container can hold."""
+        """None where the file has no audio that the container can be given."""
         import av
+        from av.bitstream import BitStreamFilterContext
 
         try:
             source = av.open(f"file:{path}", metadata_errors="replace")
         except (av.FFmpegError, OSError):
             return None  # e.g. moved away in the meantime
-        streams = {}
+        streams: dict[int, Any] = {}
+        filters: dict[int, Any] = {}
         for stream in source.streams.audio:
-            codec = stream.codec_context and stream.codec_context.codec.name
-            if codec in target.supported_codecs:
-                streams[stream.index] = target.add_stream_from_template(stream)
-            else:
-                _log.warning("%s: its audio (%s) is left out, %s cannot hold it", path, codec or "of an unknown codec", target.format.name)
+            index, codec = stream.index, stream.codec_context
+            if codec and codec.codec.name in target.supported_codecs:
+                streams[index] = target.add_stream_from_template(stream)
+                # MPEG-TS repeats AAC's parameters in every packet (ADTS); the muxers look for that too late for a fragmented mp4.
+                if codec.name == "aac" and not codec.extradata:
+                    filters[index] = BitStreamFilterContext("aac_adtstoasc", stream)
+                continue
+            try:
+                filters[index] = _ToAac(stream, target)
+                streams[index] = filters[index].stream
+            except (AttributeError, ValueError, av.FFmpegError):  # no decoder
+                name = codec.codec.name if codec else "of an unknown codec"
+                _log.warning("%s: its audio (%s) is left out, %s cannot hold it", path, name, target.format.name)
         if not streams:
             source.close()
             return None
-        return cls(source, streams, origin)
+        return cls(source, streams, filters, origin)
 
     def until(self, time: float) -> Iterator[Any]:
         """The packets up to `time`, seconds of the source."""
@@ -274,6 +297,8 @@ class _Audio:
             if self._next.stream.index not in self._streams and (shown := self._next.pts * self._next.time_base) > last + 0.001:
                 end = min(end, shown)
             packets += self._taken()
+        for index, made in self._filters.items():
+            packets += self._ready(index, made.filter(None)) if isinstance(made, _ToAac) else []
         return [packet for packet in packets if packet.dts * packet.time_base < end - self._origin]
 
     def close(self) -> None:
@@ -285,19 +310,75 @@ class _Audio:
         if index in self._streams:
             shift = round(self._origin / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            for ready in self._filters[index].filter(packet) if index in self._filters else [packet]:
-                ready.stream = self._streams[index]
-                yield ready
+            yield from self._ready(index, self._filters[index].filter(packet) if index in self._filters else [packet])
         self._advance()
 
+    def _ready(self, index: int, packets: list[Any]) -> Iterator[Any]:
+        """For the container, which would be given up with a packet whose time does not go on."""
+        for packet in packets:
+            if packet.dts > self._written.get(index, packet.dts - 1):
+                self._written[index] = packet.dts
+                packet.stream = self._streams[index]
+                yield packet
+
     def _advance(self) -> None:
+        self._next = next(self._packets, None)
+
+    def _joined(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """The packets, with times that go on where a file's begin anew (recordings joined by ``cat``), as its pictures' do in `Clock`.
+
+        The sound is moved as far as the pictures are, and held until it is known how far that is.
+        """
         import av
 
-        try:  # packets without a time lie between others of a damaged file, or stand for its end
-            self._next = next((packet for packet in self._packets if packet.pts is not None and packet.dts is not None), None)
+        shifts, part, last, held = [0.0], dict[int, int](), dict[int, float](), list[Any]()
+        shown = 0.0  # when the last picture ends
+        try:
+            for packet in packets:
+                if packet.pts is None or packet.dts is None:  # between others of a damaged file, or in the place of its end
+                    continue
+                index, seconds, tick = packet.stream.index, float(packet.dts * packet.time_base), float(packet.time_base)
+                part[index] = part.get(index, 0) + (seconds < last.get(index, seconds) - ANEW)
+                last[index] = seconds
+                if index not in self._streams or self._pictures is None:
+                    if part[index] == len(shifts):
+                        shifts.append(shown - float(packet.pts * packet.time_base))
+                    shown = max(shown, (packet.pts + (packet.duration or 0.04 / tick)) * tick + shifts[part[index]])
+                held.append((packet, part[index]))
+                if len(held) > HELD:  # the pictures' times do not begin anew: what goes back is left out
+                    shifts.append(shifts[-1])
+                while held and held[0][1] < len(shifts):
+                    ready, number = held.pop(0)
+                    shift = round(shifts[number] / float(ready.time_base))
+                    ready.pts, ready.dts = ready.pts + shift, ready.dts + shift
+                    yield ready
         except av.FFmpegError as error:
             _log.warning("%s: its audio ends early: %s", self._source.name, error.strerror)
-            self._next = None
+
+
+class _ToAac:
+    """An audio stream that the container cannot hold as it is (G.711 in an mp4), decoded and encoded again."""
+
+    def __init__(self, source: Any, target: OutputContainer) -> None:
+        from av.audio.resampler import AudioResampler
+
+        self._decoder = source.codec_context
+        rate = self._decoder.rate if self._decoder.rate in AAC_RATES else 48000
+        layout = "mono" if self._decoder.layout.nb_channels == 1 else "stereo"
+        self._resampler = AudioResampler("fltp", layout, rate, frame_size=1024)
+        self.stream: Any = target.add_stream("aac", rate=rate, layout=layout)
+
+    def filter(self, packet: Any) -> list[Any]:
+        """The packets that are ready after one more; None: the last ones."""
+        import av
+
+        try:
+            frames = [ready for frame in self._decoder.decode(packet) for ready in self._resampler.resample(frame)]
+        except av.FFmpegError:
+            frames = []  # a damaged packet
+        if packet is None:
+            frames += [frame for frame in self._resampler.resample(None) if frame.samples]
+        return [ready for frame in frames for ready in self.stream.encode(frame)] + (self.stream.encode(None) if packet is None else [])
 
 
 def need_encoder() -> None:

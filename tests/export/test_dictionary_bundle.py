@@ -33,7 +33,7 @@ def pairs(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
-    model = create("mnce", **SMALL).eval()
+    model = create("mnce-ridge", **SMALL).eval()
     lr, truth = pairs(0, 60)
     with torch.no_grad():
         model.build(model.regularise(lr), truth, torch.arange(40))
@@ -42,9 +42,9 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def bundle(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mnce")
-    checkpoint.save(folder / "mnce.safetensors", network.state_dict(), {"model": "mnce", "hparams": SMALL, "entries": 40})
-    return export("mnce", folder / "mnce.safetensors", folder / "bundle")
+    folder = tmp_path_factory.mktemp("mnce-ridge")
+    checkpoint.save(folder / "made.safetensors", network.state_dict(), {"model": "mnce-ridge", "hparams": SMALL, "entries": 40})
+    return export("mnce-ridge", folder / "made.safetensors", folder / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ def test_ranges_clip_what_is_rare() -> None:
     assert _clipped(np.zeros(5, np.float32), 0.0) == 1
 
 
-@pytest.mark.parametrize("name", ["mnce", "urdgn"])
+@pytest.mark.parametrize("name", ["mnce-ridge", "urdgn"])
 def test_the_shipped_form_is_within_the_limit(name: str) -> None:
     card = read_card(SHIPPED / name)
     assert card.int8 is not None and card.int8.faces == 652 and card.int8.worst <= INT8_LOSS["sr"]

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fhrt.errors import BadInputError
 from fhrt.export.rewrite import rewrite
-from fhrt.models.csrip import CSRIP, Enlarge, ResidualBlock
+from fhrt.models.csrip import CSRIP, Enlarge, ResidualBlock, picture_of_phases
 from fhrt.models.squeezenet import SIGMAS, Fire, SqueezeNet, residual_image
 
 
@@ -128,6 +128,28 @@ def test_all_three_pictures_are_clipped_in_training_too() -> None:
 def test_widths_that_do_not_halve_three_times(width: int) -> None:
     with pytest.raises(BadInputError, match="width"):
         CSRIP(width=width)
+
+
+def test_blocks_of_each_module_and_of_the_tail() -> None:
+    model = CSRIP(width=16, blocks=[2, 1, 0], tail=0)
+    assert [len(module) - 1 for module in model.sr_modules] == [2, 1, 0]
+    assert len(model.tail) == 1
+    for wrong in ({"blocks": [7, 7]}, {"blocks": 7}, {"blocks": [7, 7, -1]}, {"tail": -1}):
+        with pytest.raises(BadInputError, match=f"csrip: {next(iter(wrong))} must be"):
+            CSRIP(width=16, **wrong)
+
+
+def test_pictures_at_the_half_side_are_the_convolutions() -> None:
+    """What a network in training computes of the pictures' convolutions, borders and gradients included."""
+    conv, x = nn.Conv2d(8, 3, 9, padding=4), torch.randn(2, 8, 12, 8, requires_grad=True)
+    ours, wanted = picture_of_phases(conv, x), conv(x)
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
+    gradient, inputs = torch.randn_like(ours), (x, *conv.parameters())
+    for mine, each in zip(*(torch.autograd.grad(out, inputs, gradient) for out in (ours, wanted)), strict=True):
+        torch.testing.assert_close(mine, each, atol=1e-3, rtol=1e-4)
+    model = CSRIP(width=8, blocks=[0, 0, 0], tail=0)  # without norms, which make the modes differ
+    for mine, each in zip(*((out.sr, *out.coarser) for out in (model.train()(faces(2, 24)), model.eval()(faces(2, 24)))), strict=True):
+        torch.testing.assert_close(mine, each, atol=1e-5, rtol=0)
 
 
 # -- the identity networks --------------------------------------------------------------------------------------------

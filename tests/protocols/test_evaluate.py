@@ -9,6 +9,7 @@ from fhrt.errors import BadInputError
 from fhrt.protocols import compare, evaluate
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import IN_PHASE, bicubic_hr
+from fhrt.runtime import Output
 
 
 class Bicubic:
@@ -17,9 +18,9 @@ class Bicubic:
     card = SimpleNamespace(name="bicubic", input_size=(16, 16))
     phase = 0.0
 
-    def run(self, lr: NDArray[np.float32]) -> SimpleNamespace:
+    def run(self, lr: NDArray[np.float32]) -> Output:
         pixels = np.rint((lr + 1) * 127.5).astype(np.uint8)
-        return SimpleNamespace(sr=bicubic_hr(pixels, self.phase) / 127.5 - 1, theta=None)
+        return Output(bicubic_hr(pixels, self.phase) / 127.5 - 1)
 
 
 def test_bicubic_gains_nothing_when_aligned_and_loses_when_turned(archive: Path) -> None:
@@ -73,7 +74,7 @@ def test_systems_side_by_side(archive: Path) -> None:
     small, large = Bicubic(), Bicubic()
     large.phase = IN_PHASE
     for engine, side in ((small, 16), (large, 24)):
-        engine.card = SimpleNamespace(name=f"bicubic{side}", input_size=(side, side), gflops=0.1, parameters=7)
+        engine.card = SimpleNamespace(name=f"bicubic{side}", input_size=(side, side), scales=(8,), gflops=0.1, parameters=7)
     seen: list[tuple[int, int]] = []
     aligned, loose = compare([small, large], archive, ["aligned", "loose"], progress=lambda *at: seen.append(at))
     assert seen[-1] == (24, 24)

@@ -122,6 +122,8 @@ def test_what_cannot_be_had_is_an_error(settings: dict[str, object], words: str)
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="a model is a name or a bundle folder, not int"):
         load(3)  # type: ignore[arg-type]
+    with pytest.raises(UnknownModelError, match=r"mnce has no weights here; use mnce-ridge, install a bundle of it .* dictionary mnce "):
+        load("mnce")
     with pytest.raises(UnknownModelError, match=r"tdn has no weights here; install a bundle of it .* python -m training fit tdn"):
         load("tdn")
     with pytest.raises(WeightsError, match=r"is no bundle folder: it holds no card\.json"):

@@ -1,7 +1,9 @@
 """Bundles that a user adds: checked first, put in place whole, found by name."""
 
 import json
+import re
 import shutil
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -104,6 +106,83 @@ def test_what_is_refused_changes_nothing(mine: Path, tmp_path: Path, server: str
         install("http://name:secret@127.0.0.1:1/bundle.zip?key=secret")
     assert "secret" not in str(caught.value)
     assert {path: path.read_bytes() for path in sorted(own.rglob("*")) if path.is_file()} == before
+
+
+def archive(mine: Path, kind: str) -> bytes:
+    """Of the bundle, in a form that Python does not unpack, or damaged."""
+    path = mine.parent / "deflated.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for each in sorted(mine.iterdir()):
+            file.write(each, each.name)
+    data = bytearray(path.read_bytes())
+    places = {head: [match.start() for match in re.finditer(re.escape(head), bytes(data))] for head in (b"PK\x03\x04", b"PK\x01\x02")}
+    for head, (flags, method) in {b"PK\x03\x04": (6, 8), b"PK\x01\x02": (8, 10)}.items():
+        for place in places[head]:
+            data[place + flags] |= kind == "encrypted"
+            data[place + method] = 9 if kind == "Deflate64" else 14 if kind == "no LZMA" else data[place + method]
+    if kind == "damaged":
+        data[200:260] = bytes(60)
+    return bytes(data[: len(data) // 2] if kind == "cut" else data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("encrypted", "is encrypted; unpack it"),
+        ("Deflate64", "in a way that"),
+        ("no LZMA", "no zip"),
+        ("damaged", "no zip"),
+        ("cut", "no zip"),
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked(mine: Path, server: str, own: Path, kind: str, said: str) -> None:
+    (mine.parent / "odd.zip").write_bytes(archive(mine, kind))
+    for source in (str(mine.parent / "odd.zip"), f"{server}/odd.zip"):
+        refused = CliRunner().invoke(app, ["models", "add", source])
+        assert refused.exit_code == 2 and said in refused.output and refused.output.startswith(source), refused.output
+        assert refused.output.count("\n") == 1 and not list(own.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\nPK\x03\x04abc", "the answer was cut off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nPK\x03\x04abc", "cut off after 7 of 5000 bytes"),
+        (b"garbage\r\n\r\n", "does not answer in HTTP"),
+        (b"", "cannot be had"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 999 + b"\r\n", "cannot be had"),
+        (b"HTTP/1.1 302 Found\r\nLocation: ftp://x/y?key=secret\r\n\r\n", "cannot be had"),
+        (b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n", "cannot be had"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nPK\x03\x04abc", "no zip archive"),
+    ],
+)
+def test_an_answer_that_is_none(own: Path, answer: bytes, said: str) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(9999)
+            connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/m.zip"
+    refused = CliRunner().invoke(app, ["models", "add", f"{address}?key=secret"])
+    listener.close()
+    assert refused.exit_code == 2 and said in refused.output and refused.output.startswith(address), refused.output
+    assert refused.output.count("\n") == 1 and "secret" not in refused.output and not list(own.iterdir())
+
+
+def test_an_address_with_blanks(mine: Path, server: str, own: Path) -> None:
+    zipped(mine).rename(mine.parent / "my übung %.zip")
+    assert install(f"{server}/my übung %25.zip").name == "mine"
+
+
+@pytest.mark.parametrize("login", ["name:secret", "name:se/cret", "name:12#secret", "name:1?secret", "secret"])
+def test_a_login_is_refused_and_not_shown(login: str) -> None:
+    with pytest.raises(WeightsError, match=r"^http://127\.0\.0\.1:1/m\.zip cannot be had") as caught:
+        install(f"http://{login}@127.0.0.1:1/m.zip?key=secret")
+    assert "secret" not in str(caught.value) and "cret" not in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,9 @@ def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
         Trainer(recipe(model="mnce", hparams={}), archive, tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1}}, {"model": "tdn", "hparams": {}}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1, "contracting": 8}}, {"model": "tdn", "hparams": {}}], ids=str
+)
 def test_the_localisation_learns_first_when_told(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(localise_steps=1, batch=2, **changes), archive, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -203,60 +205,6 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
     second.fit()
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
-
-
-def test_a_divided_checkpoint_goes_on(archive: Path, tmp_path: Path) -> None:
-    """In fp16 and from the average, without the optimisers' state; with all of it, too. Nothing is taken of parts that are not whole."""
-    settings = recipe(steps=4, losses=Losses(l1=1, adversarial=0.01), mix=Mix(unaligned=1))
-    first = Trainer(settings, archive, tmp_path / "first")
-    first.fit()
-    for name, state in (("weights", False), ("all", True)):
-        arguments = ["divide", str(tmp_path / "first" / "last.safetensors"), "--out", str(tmp_path / name), "--megabytes", "4"]
-        done = CliRunner().invoke(training_cli.app, arguments + ["--state"] * state)
-        assert done.exit_code == 0, done.output
-        parts = sorted((tmp_path / name).iterdir())
-        assert len(parts) > 3 and all(part.stat().st_size <= 4_000_000 for part in parts)
-        wanted = first.model.state_dict() if state else first.average
-        for some in (parts[1:], parts[:-1], []):
-            with pytest.raises(WeightsError, match="not all parts"):
-                checkpoint.unite(some, tmp_path / "broken.safetensors")
-        out = tmp_path / f"run-{name}" / "last.safetensors"
-        assert CliRunner().invoke(training_cli.app, ["unite", *map(str, parts), "--out", str(out)]).exit_code == 0
-        second = Trainer(settings.model_copy(update={"steps": 6}), archive, out.parent)
-        second.resume()
-        assert second.step == 4 and bool(second.optimiser.state_dict()["state"]) == state
-        for key, value in wanted.items():
-            torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
-        assert len(second.fit()) == 2
-
-
-def test_united_parts_are_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Counts of a batch norm, which are no floats, and all: the weights are there beside their average, in float32, and nothing else is."""
-    about = {"model": "tdn", "step": 7}
-    average = {"norm.weight": torch.rand(1000), "norm.num_batches_tracked": torch.tensor(7)}
-    tensors = checkpoint.pack("average", average) | checkpoint.pack("model", {key: value + 1 for key, value in average.items()})
-    checkpoint.save(tmp_path / "last.safetensors", tensors | {"optimiser.0.step": torch.tensor(7.0)}, about)
-    parts = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 500)
-    assert len(parts) > 3
-    checkpoint.unite(parts, tmp_path / "home" / "last.safetensors")
-    united, told = checkpoint.load(tmp_path / "home" / "last.safetensors")
-    assert told == about and [path.name for path in (tmp_path / "home").iterdir()] == ["last.safetensors"]
-    assert united.keys() == {f"{each}.{key}" for each in ("average", "model") for key in average}
-    for key, value in average.items():
-        for each in ("average", "model"):
-            torch.testing.assert_close(united[f"{each}.{key}"], value, rtol=1e-3, atol=1e-4)
-
-
-def test_dividing_again_leaves_no_earlier_part(archive: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe(), archive, tmp_path)
-    trainer.save()
-    earlier = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 100_000)
-    other = tmp_path / "parts" / "best-0-000-of-001.part"
-    other.write_bytes(b"")
-    trainer.average["up.weight"] += 1
-    trainer.save()
-    parts = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 100_000)
-    assert sorted((tmp_path / "parts").iterdir()) == sorted([*parts, other]) and not set(parts) & set(earlier)
 
 
 def test_averaged_weights_of_a_run_that_never_validated(archive: Path, tmp_path: Path) -> None:
@@ -469,7 +417,7 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
 def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> None:
     settings = recipe(
         model="mtun",
-        hparams={"width": 8, "heatmap_side": 16},
+        hparams={"width": 8, "contracting": 8, "heatmap_side": 16},
         mix=Mix(unaligned=1),
         losses=Losses(mse=1, heatmap=1, theta=0.1),
         batch=4,

@@ -45,8 +45,8 @@ def write_video(
     size: tuple[int, int] = (320, 240),
     fps: int = 25,
     key_every: int = 10,
-    rotation: int = 0,
     draw: Draw = picture,
+    aspect: Fraction | None = None,
 ) -> Path:
     """A file that the name's suffix tells the format of; a .units file holds H.264 access units, each after its length in four bytes."""
     container_path = path.with_suffix(".h264") if path.suffix == ".units" else path
@@ -56,9 +56,9 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = key_every
         stream.codec_context.time_base = Fraction(1, fps)
+        if aspect is not None:  # of a pixel
+            stream.codec_context.sample_aspect_ratio = aspect
         stream.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "scenecut=0:repeat-headers=1:sliced-threads=0"}
-        if rotation:
-            stream.set_display_rotation(rotation)
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(draw(number, *size), "bgr24")
             frame.pts = number

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from servers import raw_server, wait_for
@@ -35,6 +36,30 @@ def test_short_and_long_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (door.source.address, door.source.transport) == ("rtsp://u:hunter2@10.0.0.2/a", "udp")
     assert (door.policy.name, door.policy.budget) == ("budget", 0.5)
     assert "hunter2" not in repr(readers["door"].source)
+
+
+@pytest.mark.parametrize("value", ["plain", "p@ss", "a/b", "a#b", "12#4", "50%off", "a b", "a:b", "x?y", "it's", "a&b=c", "ü[é]"])
+def test_a_variable_is_a_password_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DOOR", value)
+    monkeypatch.setenv("LOGIN", f"viewer:{value}")
+    path = tmp_path / "cameras.yaml"
+    for source in ("rtsp://viewer:${DOOR}@10.0.0.2:1/a", "rtsp://${LOGIN}@10.0.0.2:1/a", "http://10.0.0.2:1/a?user=b&password=${DOOR}&x=1"):
+        path.write_text(f"cameras:\n  door: {source}\n")
+        parts = urlsplit(Cameras(path).readers["door"].source.address)
+        assert (parts.hostname, parts.port, parts.path) == ("10.0.0.2", 1, "/a")
+        if parts.username:
+            assert (parts.username, unquote(parts.password or "")) == ("viewer", value)
+        else:
+            assert parse_qsl(parts.query) == [("user", "b"), ("password", value), ("x", "1")]
+
+
+def test_a_variable_may_be_an_address_or_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "10.0.0.2:8554")
+    monkeypatch.setenv("DOOR", "rtsp://u:p%23@10.0.0.2/a?x=1")
+    path = tmp_path / "cameras.yaml"
+    path.write_text("cameras:\n  hall: rtsp://u:p@${HOST}/a\n  door: ${DOOR}\n")
+    addresses = [reader.source.address for reader in Cameras(path).readers.values()]
+    assert addresses == ["rtsp://u:p@10.0.0.2:8554/a", "rtsp://u:p%23@10.0.0.2/a?x=1"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Files and pictures through the reader: every frame, their times, and what is said about the rest."""
 
+import shutil
+import struct
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -54,11 +57,79 @@ def test_under_latest_a_file_plays_at_its_own_speed(clip: Path) -> None:
     assert len(seen) + reader.health.snapshot().drops.get("superseded", 0) == 40
 
 
-def test_a_rotated_video_comes_upright(tmp_path: Path) -> None:
-    with Reader(write_video(tmp_path / "phone.mp4", 2, rotation=90)) as reader:
-        frame = next(iter(reader))
-    assert frame.image.shape == (320, 240, 3)
-    assert np.abs(frame.image.astype(int) - np.rot90(picture(0, 320, 240))).mean() < 12
+# The matrix (a, b, c, d) of a film, as ffmpeg shows it: a pixel (x, y) at (a x + c y, b x + d y).
+SHOWN = {
+    (1, 0, 0, 1): lambda image: image,
+    (-1, 0, 0, 1): np.fliplr,
+    (1, 0, 0, -1): np.flipud,
+    (-1, 0, 0, -1): lambda image: np.rot90(image, 2),
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (0, -1, 1, 0): np.rot90,
+    (0, 1, 1, 0): lambda image: image.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda image: np.rot90(image, 2).transpose(1, 0, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", SHOWN, ids=str)
+def test_a_turned_or_mirrored_video_comes_upright(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = write_video(tmp_path / "phone.mp4", 2)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44  # of the nine numbers, in a box of version 0
+    a, b, c, d = (value << 16 for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        image = next(iter(reader)).image
+    assert image.flags.c_contiguous
+    wanted = SHOWN[matrix](picture(0, 320, 240))
+    assert image.shape == wanted.shape and np.abs(image.astype(int) - wanted).mean() < 12
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize(
+    ("aspect", "size"), [((64, 45), (455, 240)), ((6, 11), (320, 440)), ((200, 199), (320, 240)), ((255, 1), (320, 240))]
+)
+def test_pixels_become_square(tmp_path: Path, ending: str, aspect: tuple[int, int], size: tuple[int, int]) -> None:
+    with Reader(write_video(tmp_path / f"disc{ending}", 2, aspect=Fraction(*aspect))) as reader:
+        image = next(iter(reader)).image
+    assert image.shape == (*size[::-1], 3)
+    assert np.abs(image.astype(int) - cv2.resize(picture(0, 320, 240), size, interpolation=cv2.INTER_CUBIC)).mean() < 12
+
+
+def test_square_pixels_are_told_after_turning(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "phone.mp4", 2, aspect=Fraction(2))
+    data = bytearray(path.read_bytes())
+    at = data.find(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    with Reader(path) as reader:
+        assert next(iter(reader)).image.shape == (640, 240, 3)
+
+
+def test_the_shape_of_pixels_may_change_in_a_film(tmp_path: Path) -> None:
+    parts = [write_video(tmp_path / f"{n}.ts", 10, aspect=Fraction(n)) for n in (1, 2)]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with Reader(tmp_path / "both.ts") as reader:
+        assert [frame.image.shape[:2] for frame in reader] == [(240, 320)] * 10 + [(240, 640)] * 10
+
+
+def test_frames_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large, both = (tmp_path / f"{name}.ts" for name in ("small", "large", "both"))
+    both.write_bytes(write_video(small, 10).read_bytes() + write_video(large, 10, size=(640, 480)).read_bytes())
+    monkeypatch.setenv("FHRT_MAX_PIXELS", str(320 * 240))
+    with pytest.raises(SourceError, match=r"640x480 pixels, more than 76800; FHRT_MAX_PIXELS"), Reader(large) as reader:
+        list(reader)
+    with Reader(both) as reader:
+        assert {frame.image.shape for frame in reader} == {(240, 320, 3)}
+    assert reader.health.snapshot().drops["undecodable"] >= 9
+
+
+@pytest.mark.parametrize("name", ["12:30:00.mp4", "concat:a.mp4", "file:a.mp4", "#1 a?b%20.mp4", "-i.mp4"])
+def test_a_files_name_is_no_address(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, name)
+    with Reader(name) as reader:
+        assert len(list(reader)) == 40
 
 
 def test_pictures_of_a_folder(tmp_path: Path) -> None:

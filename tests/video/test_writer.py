@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import number_in, picture, with_tone
+from clips import number_in, picture, with_tone, write_video
 from numpy.typing import NDArray
 from servers import wait_for
 
@@ -116,6 +117,17 @@ def test_a_new_size_is_fitted_into_the_first(tmp_path: Path) -> None:
         assert mask.any(1).argmax() == pytest.approx((240 - height * zoom) / 2, abs=3)
 
 
+@pytest.mark.parametrize("target", ["b.mp4", "b.mkv"])
+def test_a_film_of_oblong_pixels_keeps_its_shape(tmp_path: Path, target: str) -> None:
+    writer = VideoWriter(tmp_path / target)
+    with Reader(write_video(tmp_path / "a.mp4", 3, size=(352, 144), aspect=Fraction(6, 11))) as reader:
+        for frame in reader:
+            writer.write(frame.image, frame.time)
+    writer.close()
+    with av.open(tmp_path / target) as container:
+        assert container.streams.video[0].display_aspect_ratio == Fraction(4, 3)
+
+
 def test_times_that_do_not_go_on_count_as_the_usual_step(tmp_path: Path) -> None:
     times, pictures = read(write(tmp_path / "a.mp4", [0, 0.1, 0.2, 0.2, 0.2, 0.0, 0.1, 0.2, 0.3]))
     assert np.diff(times) == pytest.approx([0.1] * 8, abs=0.001)
@@ -187,13 +199,63 @@ def test_audio_ends_where_the_pictures_are_stopped(tmp_path: Path, clip: Path, o
     assert after == [packet for packet in before if packet[0] < count / 25]
 
 
-def test_audio_that_does_not_fit_is_left_out_aloud(tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("target", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("codec", ["pcm_mulaw", "pcm_alaw"])
+def test_audio_that_does_not_fit_is_encoded_anew_in_step(tmp_path: Path, clip: Path, codec: str, target: str) -> None:
+    source = with_tone(clip, tmp_path / "s.mov", codec)
+    path = write(tmp_path / target, [number / 25 for number in range(40)], source=source)
+    with av.open(path) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        frames = list(container.decode(audio=0))
+    assert frames[0].time == pytest.approx(0, abs=0.05)
+    sound = np.concatenate([frame.to_ndarray().ravel() for frame in frames])
+    assert len(sound) / 44100 == pytest.approx(1.6, abs=0.06)
+    assert np.abs(np.fft.rfft(sound)).argmax() / len(sound) * 44100 == pytest.approx(440, abs=2)
+
+
+def test_audio_that_cannot_be_encoded_either_is_left_out_aloud(
+    tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = with_tone(clip, tmp_path / "s.mov", "pcm_mulaw")
+    monkeypatch.setattr("fhrt.video.writer._ToAac", lambda *_: int("no encoder"))
     with caplog.at_level(logging.WARNING, "fhrt.video"):
         path = write(tmp_path / "a.mp4", [0, 0.04], source=source)
     assert "its audio (pcm_mulaw) is left out, mp4 cannot hold it" in caplog.text
     with av.open(path) as container:
         assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_audio_that_the_container_refuses_costs_no_pictures(
+    tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ready(audio: Any, index: int, packets: list[Any]) -> Iterator[Any]:
+        for packet in packets:
+            packet.stream = audio._streams[index]
+            if packet.dts * packet.time_base > 0.4:
+                packet.dts = packet.pts = 0
+            yield packet
+
+    monkeypatch.setattr("fhrt.video.writer._Audio._ready", ready)
+    write(tmp_path / "a.mp4", [number / 25 for number in range(20)], source=with_tone(clip, tmp_path / "s.mp4"))
+    assert "the audio ends at" in caplog.text and len(read(tmp_path / "a.mp4")[0]) == 20
+
+
+@pytest.mark.parametrize("target", ["a.mp4", "a.mkv"])
+def test_recordings_joined_by_cat_keep_their_audio_in_step(tmp_path: Path, clip: Path, target: str) -> None:
+    part = with_tone(clip, tmp_path / "s.ts", "aac")
+    (tmp_path / "joined.ts").write_bytes(part.read_bytes() * 3)
+    writer = VideoWriter(tmp_path / target, tmp_path / "joined.ts")
+    with Reader(tmp_path / "joined.ts") as reader:
+        for frame in reader:
+            writer.write(frame.image, frame.time)
+    writer.close()
+    times, _ = read(tmp_path / target)
+    assert len(times) == 120 and np.diff(times) == pytest.approx(0.04, abs=0.002)
+    heard = [when for when, _ in audio(tmp_path / target)]
+    before, first = [when for when, _ in audio(part)], read(part)[0][0]
+    assert len(heard) >= 3 * len(before) - 2  # where two parts' sounds overlap, a packet is left out
+    for number in range(3):  # as far from the pictures as in the part
+        assert np.abs(np.subtract(heard, times[40 * number] + before[10] - first)).min() < 0.003
 
 
 def test_a_source_that_goes_costs_its_audio_only(tmp_path: Path) -> None:
