@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from fakes import Fake, of_sr
 from safetensors.numpy import load_file, save_file
 
+from fhrt import doctor
 from fhrt.errors import BackendError, FhrtError, WeightsError
 from fhrt.export import add_probe
 from fhrt.runtime import choice, load, load_frames
@@ -113,6 +115,12 @@ def test_with_avx2_alone_what_runs_is_right(model: str, cache: Path) -> None:
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, "-c", code, str(SHIPPED / model)], env=environment, check=True, stderr=subprocess.PIPE)
+
+
+def test_doctor_says_how_far_each_is_from_fp32() -> None:
+    figures = {"lite": doctor._verify("lite"), "detector": doctor._verify_detector()}
+    assert re.search(r"fp32 and int8; auto is \w+ (int8|fp32( cut)?): sr \d+\.\d dB, theta 0\.\d{3} pixels", figures["lite"])
+    assert re.search(r"auto is \w+ (int8|fp32): heat 0\.\d{3}, geometry 0\.\d{3}", figures["detector"])
 
 
 def copied(bundle: Bundle, folder: Path) -> Path:
