@@ -111,7 +111,7 @@ class Trainer:
         feature_loss = FeatureLoss(features) if features is not None and recipe.losses.feature else None
         prior = IdentityPrior(identity) if identity is not None and recipe.losses.identity else None
         objective = Objective(self.model, recipe, feature_loss, prior)
-        self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(objective.trained(), recipe, self.device))
+        self.objective, self.optimiser = self.fabric.setup(objective, _optimiser(self._groups(objective), recipe, self.device))
         self.average = checkpoint.plain_state(self.model)
         self.critic: Any = None
         if recipe.losses.adversarial:
@@ -177,7 +177,8 @@ class Trainer:
         rate = self.rate if self.optimiser.defaults["capturable"] else learning_rate(self.step, self.recipe, self.epoch)
         optimisers = (self.optimiser,) if self.critic is None else (self.optimiser, self.critic_optimiser)
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = rate
+            slower = group.get("localises", False) and not localise_only
+            group["lr"] = rate * self.recipe.localise_rate if slower else rate
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         most = self.recipe.clip or math.inf
@@ -194,6 +195,15 @@ class Trainer:
             self._critic_step(batch.hr, sr.detach())
         checkpoint.follow(self.average, self.model, self._average_decay() if self.captured is None else self.decay)
         return {**told, GRADIENT: norm.detach()}
+
+    def _groups(self, objective: Objective) -> list[dict[str, Any]]:
+        """The parameters that a step changes; those that theta depends on apart, where they are trained at a rate of their own."""
+        trained = objective.trained()
+        if self.recipe.localise_rate == 1:
+            return [{"params": trained}]
+        localising = {id(each) for each in objective.localising_parameters(models.system(self.recipe.model).lr_side)}
+        first = [each for each in trained if id(each) in localising]
+        return [{"params": first, "localises": True}, {"params": [each for each in trained if id(each) not in localising]}]
 
     def _norms(self) -> list[tuple[int, list[nn.Module]]]:
         """Batch norms, and the step from which on they keep their statistics. Raises BadInputError for a network that has none."""
@@ -443,7 +453,7 @@ def _fabric(out: Path, device: str, devices: int) -> Fabric:
     return Fabric(accelerator=kind, devices=[int(number)] if number else devices, strategy=strategy, loggers=logger)
 
 
-def _optimiser(parameters: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def _optimiser(parameters: Any, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """On a CUDA device one whose step can be captured: what it reads is in the device's memory."""
     on_cuda = device.type == "cuda"
     lr: Any = torch.tensor(recipe.lr, device=device) if on_cuda else recipe.lr

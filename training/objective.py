@@ -107,6 +107,17 @@ class Objective(nn.Module):
         part.train()
         return passed
 
+    def localising_parameters(self, side: int) -> list[nn.Parameter]:
+        """The parameters that theta depends on, for LR faces of ``side`` pixels. Raises BadInputError for a network without a theta."""
+        if not any(hasattr(self.part, one) for one in ("localise", "upright")):
+            raise BadInputError(f"localise_rate needs a network that localises; {self.recipe.model} cannot")
+        part, lr = self.part.eval(), torch.zeros(1, 3, side, side, device=self.adversarial.device)
+        thetas = part.localise(lr) if hasattr(part, "localise") else part.upright(lr)[1:]
+        parameters = self.trained()
+        gradients = torch.autograd.grad(sum(theta.sum() for theta in thetas), parameters, allow_unused=True)
+        part.train()
+        return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+
     def _located(self, batch: Batch, *thetas: Tensor) -> dict[str, Tensor]:
         """The terms of where the face is, summed over a network's looks."""
         weights, terms = self.recipe.losses, {}

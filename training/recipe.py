@@ -82,6 +82,7 @@ class Recipe(Strict):
     batch: int = Field(32, ge=1)
     steps: int = Field(20_000, ge=1)
     localise_steps: int = Field(0, ge=0)  # first train only the localisation on the true theta
+    localise_rate: Share = 1.0  # after the localise_steps the parameters that theta depends on are trained at lr × this
     # From this share of the localise_steps, and of the rest, on the batch norms that they train keep their statistics.
     freeze_norms: float | None = Field(None, ge=0, lt=1)
     ema: float = Field(0.999, ge=0, lt=1)

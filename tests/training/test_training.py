@@ -144,6 +144,21 @@ def test_batch_norms_are_frozen_after_a_share_of_what_trains_them(archive: Path,
         Trainer(recipe(freeze_norms=0.5), archive, tmp_path)
 
 
+def test_the_localisation_learns_at_a_rate_of_its_own(archive: Path, tmp_path: Path) -> None:
+    """Adam's first step moves a parameter by the rate: a tenth of it after the steps that the localisation has alone."""
+    changes = {"model": "tdn", "hparams": {"width": 8, "localisation": 4}, "losses": Losses(mse=1, corners=0.05), "mix": Mix(unaligned=1)}
+    for alone, share in ((0, 0.1), (1, 1.0)):
+        settings = recipe(**changes, batch=2, steps=4, warmup=0, localise_steps=alone, localise_rate=0.1, clip=1e3)
+        trainer = Trainer(settings, archive, tmp_path / str(alone))
+        before = {name: each.detach().clone() for name, each in trainer.model.named_parameters()}
+        trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
+        moved = {name: (each.detach() - before[name]).abs().max().item() for name, each in trainer.model.named_parameters()}
+        assert moved["stn2.fc2.bias"] == pytest.approx(share * settings.lr, rel=0.02)
+        assert moved["conv4.3.bias"] == pytest.approx(settings.lr if not alone else 0, rel=0.02)
+    with pytest.raises(BadInputError, match="localise_rate needs a network that localises; urdgn cannot"):
+        Trainer(recipe(model="urdgn", hparams={}, localise_rate=0.1), archive, tmp_path / "urdgn")
+
+
 def rates(settings: Recipe, epoch: int, steps: list[int]) -> list[float]:
     return [loop.learning_rate(step, settings, epoch) for step in steps]
 
