@@ -310,15 +310,21 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint that the training wrote.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder that receives the bundle.")],
     packed: Annotated[bool, typer.Option("--packed", help="Keep the layers' weights as int8: half the file. Not for a detector.")] = False,
+    name_: Annotated[
+        str | None, typer.Option("--name", help="Of the model, where it is not the system's: csrip-small. Not for a detector.")
+    ] = None,
 ) -> None:
     """Turn a trained checkpoint into a bundle (needs torch)."""
     with _train_extra():
         from fhrt.export import export as export_bundle
         from fhrt.export import export_detector
 
-    if name == "detector" and packed:
-        raise BadInputError("a detector's weights are not packed: they fit into 1 MB")
-    folder = export_detector(checkpoint, output) if name == "detector" else export_bundle(name, checkpoint, output, packed=packed)
+    if name == "detector" and (packed or name_):
+        raise BadInputError("a detector's weights are not packed, they fit into 1 MB, and it has no name of its own")
+    if name == "detector":
+        folder = export_detector(checkpoint, output)
+    else:
+        folder = export_bundle(name, checkpoint, output, packed=packed, model_name=name_)
     out.print(str(folder), highlight=False, soft_wrap=True)
 
 

@@ -153,14 +153,14 @@ def _read(source: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         return network.eval(), about
     bundle = open_bundle(source)
     card = bundle.card
-    _refuse(card.name)
+    _refuse(card.system_name)
     if any(node.op_type == "QuantizeLinear" for node in onnx.load(bundle.graph, load_external_data=False).graph.node):
         raise BadInputError(f"{source} is quantised: grow the bundle that it was made of")
     try:
-        network = unfold(models.create(card.name, **card.hparams), bundle_weights(source), _pictures(card.name, 8)).eval()
+        network = unfold(models.create(card.system_name, **card.hparams), bundle_weights(source), _pictures(card.system_name, 8)).eval()
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
-    return network, {"model": card.name, "hparams": card.hparams, "start": card.training, "unseen": sorted(_norms(network))}
+    return network, {"model": card.system_name, "hparams": card.hparams, "start": card.training, "unseen": sorted(_norms(network))}
 
 
 def _refuse(name: str) -> None:

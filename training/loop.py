@@ -417,10 +417,10 @@ class Trainer:
     def _unfolded(self, bundle: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights of a bundle as they were before its export, and what is known of them."""
         card = open_bundle(bundle).card
-        if card.name != self.recipe.model:
-            raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
+        if card.system_name != self.recipe.model:
+            raise WeightsError(f"{bundle} is a bundle of {card.system_name}, not of {self.recipe.model}")
         try:
-            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), self._seen())
+            network = unfold(models.create(card.system_name, **card.hparams), bundle_weights(bundle), self._seen())
         except WeightsError as error:
             raise WeightsError(f"{bundle}: {error}") from error
         return network.state_dict(), {"start": card.training}

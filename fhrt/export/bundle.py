@@ -31,10 +31,20 @@ TOLERANCE = {"fit": 1e-4, "dictionary": 2e-3}
 """Largest difference from torch's picture, by how a system is made: the neighbours' weights solve a system that amplifies rounding."""
 
 
-def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, float]] | None = None, *, packed: bool = False) -> Path:
+def export(
+    name: str,
+    checkpoint: Path,
+    out: Path,
+    scores: dict[str, dict[str, float]] | None = None,
+    *,
+    packed: bool = False,
+    model_name: str | None = None,
+) -> Path:
     """Write the bundle folder ``out`` of a ``best.safetensors`` that ``python -m training`` wrote, and return it.
 
     packed: the layers' weights as int8 with a scale per output channel, half as many bytes; they are computed with in float32 all the same.
+    model_name: of the bundle where it is not the system's, as that of a network of another size than the published one; its title then
+    says the hyper-parameters.
 
     Raises UnknownModelError; WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from
     torch's by more than `TOLERANCE`; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
@@ -43,7 +53,8 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     facts = system(name)
     lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
     state, about = read_checkpoint(checkpoint)
-    model = rewritten(create(name, **about.get("hparams", {})), state, f"{checkpoint} is not a checkpoint of {name}", packed)
+    hparams = about.get("hparams", {})
+    model = rewritten(create(name, **hparams), state, f"{checkpoint} is not a checkpoint of {name}", packed)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         given = named_outputs(model(torch.zeros(1, 3, *lr_size)))
     numbers = model.parameters() if facts.made == "fit" else model.state_dict().values()  # a dictionary's entries are no parameters
@@ -56,12 +67,13 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
         onnx.save(proto, folder / GRAPH)
         onnx.checker.check_model(folder / GRAPH)
         card = Card(
-            name=name,
-            title=facts.title,
+            name=model_name or name,
+            system=name if model_name else None,
+            title=", ".join([facts.title, *(f"{key} {value}" for key, value in hparams.items() if model_name)]),
             input_size=lr_size,
             output_size=sr_size,
             outputs=outputs,
-            hparams=about.get("hparams", {}),
+            hparams=hparams,
             scores=scores or {},
             **counted(numbers, counter, about, folder),
         )

@@ -32,6 +32,8 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    system: str | None = None
+    """Which of `fhrt.systems` it is, where its name says another: a narrow C-SRIP is ``csrip-small``. None: that of its name."""
     title: str
     version: int = 1
     input_size: tuple[int, int]
@@ -53,6 +55,11 @@ class Card(BaseModel):
     """Of the INT8 form; None where the bundle has none."""
     sha256: dict[str, str]
     """File name → checksum, for the graph and the weights of each form, and for the probe."""
+
+    @property
+    def system_name(self) -> str:
+        """Of `fhrt.systems`."""
+        return self.system or self.name
 
     @property
     def sizes(self) -> tuple[str, str]:

@@ -194,8 +194,10 @@ def test_a_checkpoint_grows_trains_on_and_is_exported(archive: Path, tmp_path: P
 
 
 def test_a_narrow_bundle_begins_a_run_and_grows(archive: Path, tmp_path: Path) -> None:
-    bundle = export("csrip", saved(tmp_path), tmp_path / "narrow")
-    assert read_card(bundle).hparams == CSRIP_SMALL
+    bundle = export("csrip", saved(tmp_path), tmp_path / "narrow", model_name="csrip-tiny")
+    card = read_card(bundle)
+    assert (card.name, card.system_name, card.hparams) == ("csrip-tiny", "csrip", CSRIP_SMALL)
+    assert card.title.startswith("C-SRIP (") and "), width 8, blocks [" in card.title
     trainer = Trainer(recipe(**CSRIP_SMALL), archive, tmp_path / "run")
     assert trainer.start_from(bundle) == len(trainer.average)
     narrow = trainer.model.eval()
