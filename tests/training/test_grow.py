@@ -58,7 +58,7 @@ def spread(pictures: Tensor) -> Tensor:
 
 
 def shaken(name: str, hparams: dict[str, object]) -> nn.Module:
-    """A network with norms that are not at rest, transformers away from the identity and pictures that fill their range."""
+    """A network with norms that are not at rest, transformers away from the identity and pictures that fill their range unclipped."""
     torch.manual_seed(0)
     network = create(name, **hparams).eval()
     shake_norms(network)
@@ -67,7 +67,14 @@ def shaken(name: str, hparams: dict[str, object]) -> nn.Module:
             nn.init.normal_(parameter, std=0.05)
     with torch.no_grad():
         last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels == 3][-1]
-        last.weight /= spread(network(lr_faces(name, 1)).sr)
+        while network(lr_faces(name, 1)).sr.abs().max() > 0.9:  # what is clipped hides differences
+            last.weight /= 1.5
+            last.bias /= 1.5
+        sr = network(lr_faces(name, 1)).sr
+        mean = sr.mean((0, 2, 3))
+        scale = 0.9 / (sr - mean[:, None, None]).abs().max()
+        last.weight *= scale
+        last.bias.copy_((last.bias - mean) * scale)
     return network
 
 
@@ -76,7 +83,7 @@ def check(name: str, narrow: nn.Module, grown: nn.Module) -> None:
     assert differ(narrow, grown, lr) <= TOLERANCE
     with torch.no_grad():
         output = narrow(lr)
-    assert spread(output.sr) > 0.5
+    assert spread(output.sr) > 0.05
     if output.theta is not None:
         assert (output.theta - torch.eye(2, 3)).abs().max() > 1e-3
 
