@@ -27,6 +27,7 @@ CARD = SimpleNamespace(
     name="nearest",
     input_size=(16, 16),
     output_size=(128, 128),
+    sizes=("16×16", "128×128"),
     outputs=("sr",),
     scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
     licence="research",
