@@ -79,6 +79,8 @@ class _Graph:
             openvino.properties.inference_num_threads: threads or _usable_cores(),
             # Pinned, the threads of two engines would share one core while another is idle.
             openvino.properties.hint.enable_cpu_pinning: False,
+            # What it prepares for a shape it would keep for thousands of them, some megabytes for each size of a frame.
+            "CPU_RUNTIME_CACHE_CAPACITY": "0",
         }
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:

@@ -94,7 +94,7 @@ class OrtFrames:
 def open_frames(bundle: Bundle, options: Options) -> OrtFrames:
     """Backend ``onnxruntime`` for networks that take frames."""
     options.require("onnxruntime", devices=("cpu",), precisions=("fp32", "int8"))
-    return OrtFrames(bundle, _whole(bundle, options.threads), "onnxruntime")
+    return OrtFrames(bundle, _whole(bundle, options.threads, sizes=True), "onnxruntime")
 
 
 def open_frames_cuda(bundle: Bundle, options: Options) -> OrtFrames:
@@ -112,8 +112,10 @@ def _session_options(threads: int | None, *, spinning: bool = True) -> onnxrunti
     return options
 
 
-def _whole(bundle: Bundle, threads: int | None, providers: list[Any] | None = None) -> onnxruntime.InferenceSession:
+def _whole(bundle: Bundle, threads: int | None, providers: list[Any] | None = None, *, sizes: bool = False) -> onnxruntime.InferenceSession:
+    """sizes: inputs of ever new sizes come, for which no memory is kept: a plan for each, and what the largest needed."""
     options = _session_options(threads)
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = not sizes
     if bundle.precision != "int8":  # else packed weights are unpacked in every run, which takes a sixth more time
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
