@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError, WeightsError
 from fhrt.files import cache_folder
+from fhrt.machine import cores, usable_cores
 from fhrt.runtime import choice
 from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
@@ -105,7 +106,8 @@ def open_frames_cuda(bundle: Bundle, options: Options) -> OrtFrames:
 
 def _session_options(threads: int | None, *, spinning: bool = True) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: one per core
+    limited = usable_cores() < cores()  # by a container's quota, which ONNX Runtime does not see
+    options.intra_op_num_threads = threads or (usable_cores() if limited else 0)  # 0: one per core
     options.log_severity_level = 3
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

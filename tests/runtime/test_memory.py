@@ -28,4 +28,4 @@ def test_six_hundred_sizes(backend: str, tmp_path: Path) -> None:
         pytest.importorskip("openvino", reason="without OpenVINO")
     program = [sys.executable, "-c", PROGRAM.format(backend)]
     sizes, megabytes = map(int, subprocess.run(program, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split())
-    assert sizes == 600 and megabytes < 100
+    assert sizes == 600 and megabytes < 250  # what is kept for each was 800
