@@ -33,3 +33,17 @@ def bench(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     session.run("python", "-m", "benchmarks", "model", "lite", "--json", "benchmarks/results/model-lite.json")
     session.run("python", "-m", "benchmarks", "kernels", "--json", "benchmarks/results/kernels.json")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """On a CUDA machine: GPU tests, compute-sanitizer, benchmarks; after --: the folder of the report, options of tools/gpu_report.py."""
+    session.install("-e", ".[dev]", env={"FHRT_FORCE_CUDA": "1"})
+    session.run("python", "tools/gpu_report.py", "gpu", *(session.posargs or ["runs/gpu"]))
+
+
+@nox.session
+def trt(session: nox.Session) -> None:
+    """On a CUDA machine: TensorRT's tests and the engines of every system; arguments as of gpu."""
+    session.install("-e", ".[dev,tensorrt]", env={"FHRT_FORCE_CUDA": "1"})
+    session.run("python", "tools/gpu_report.py", "trt", *(session.posargs or ["runs/trt"]))

@@ -3,7 +3,7 @@
 Where nvcc is on the PATH the CUDA kernels are built too; the CUDA runtime is linked statically, so that the module imports on machines
 without CUDA all the same. FHRT_NO_CUDA=1 leaves them out, FHRT_FORCE_CUDA=1 fails where they cannot be built. FHRT_CUDA_ARCHS chooses the
 devices, e.g. "90" or "80;86"; all supported ones when left out. FHRT_WEIGHTS chooses the bundles of fhrt/weights that the package
-carries, e.g. "lite" or "lite;mnce"; all when left out (the others can be added later: fhrt models add).
+carries, e.g. "lite" or "lite;urdgn"; all when left out (the others can be added later: fhrt models add).
 """
 
 import hashlib

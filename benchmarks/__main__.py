@@ -95,38 +95,24 @@ def engines(
 ) -> None:
     """Build a model's TensorRT engines, cut and whole; compare with ONNX Runtime; time them; open them again.
 
-    Exit code 1 where a plan fails or differs by more than it may.
+    A system without weights is built with random ones (needs torch). Exit code 1 where a plan fails or differs by more than it may.
     """
     from benchmarks import engines as built
+    from benchmarks import models
 
     if precision not in built.LEAST_DB:
         raise typer.BadParameter(f"precision is {' or '.join(built.LEAST_DB)}, not {precision}")
     try:
-        rows = built.measure(name, precision, batch, runs, rehearse)
+        with models.bundle(name) as (folder, weights):
+            rows = built.measure(str(folder), precision, batch, runs, rehearse)
     except FhrtError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from error
     for row in rows:
         out.print_json(data=row, indent=None)
-    _write(json_file, "tensorrt", {"model": name, "runs": runs, "rehearsed": rehearse}, rows)
+    _write(json_file, "tensorrt", {"model": name, "weights": weights, "runs": runs, "rehearsed": rehearse}, rows)
     if any("error" in row or min(each["parity_db"] for each in row["batches"]) < row["aim_db"] for row in rows):
         raise typer.Exit(1)
-
-
-@app.command("random-bundle")
-def random_bundle(
-    names: Annotated[list[str], typer.Argument(help="Systems.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of their folders.")],
-) -> None:
-    """Write bundles with random weights, of systems that have no others: they take as long (needs torch)."""
-    from benchmarks.random_bundle import write
-
-    try:
-        for name in names:
-            out.print(write(name, folder))
-    except FhrtError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -258,43 +244,6 @@ def pipeline(
     for row in rows:
         out.print_json(data=row, indent=None)
     _write(json_file, "pipeline", conditions, rows)
-
-
-@app.command()
-def pack(
-    data: Annotated[Path, typer.Option(help="Folder of the face archive.")],
-    wheels: Annotated[Path | None, typer.Option(help="Folder that benchmarks/gpu_wheels.sh made.")] = None,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a folder per job; default runs/carry.")] = None,
-    first: Annotated[int, typer.Option(min=1, help="The job with which a bare machine begins.")] = 1,
-    faces: Annotated[int | None, typer.Option(min=1, help="Only so many of each split and job, for a rehearsal.")] = None,
-) -> None:
-    """Make what each job of the half hour on a GPU carries beside the checkout; refuse what is too much."""
-    from benchmarks import freight, gpu_jobs
-
-    folder = gpu_jobs.ROOT / gpu_jobs.CARRY if folder is None else folder
-    try:
-        told = freight.pack(gpu_jobs.ROOT, data, wheels, folder, range(first, max(gpu_jobs.LIMITS) + 1), faces)
-    except (FhrtError, OSError) as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from error
-    for job, text in told.items():
-        out.print(f"{folder / str(job)}: {text}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def keep(
-    results: Annotated[Path, typer.Argument(help="A results.json that came back from a GPU.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("benchmarks/results"),
-) -> None:
-    """Put the figures that came back from a GPU where the others are."""
-    from benchmarks import freight
-
-    try:
-        for path in freight.keep(results, folder):
-            out.print(str(path), highlight=False, soft_wrap=True)
-    except FhrtError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from error
 
 
 def _milliseconds(times: dict[str, float]) -> str:

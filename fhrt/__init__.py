@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fhrt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the public objects, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fhrt.results import Face, Result
 
 MAX_SIDE = 4096  # longer side of a pasted picture, pixels
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SHEET_FACES = 60
 SHEET_WIDTH = 1600
 
@@ -116,9 +117,18 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; made when it is missing.")],
     model: Model = "lite",
     scale: Annotated[
-        int,
-        typer.Option(min=1, help=f"Enlargement of the picture; lowered to keep its sides within {MAX_SIDE} pixels."),
-    ] = 4,
+        int | None,
+        typer.Option(help="Show the model's faces at 2, 4 or 8 times what it saw, where it makes them so; its largest when left out."),
+    ] = None,
+    enlarge: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Enlargement of the picture; --scale, or else 4, when left out; lowered to keep its sides within {MAX_SIDE} px.",
+        ),
+    ] = None,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Draw where the model finds the facial components (MTUN).")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into subfolders too, but not into the output's.")] = False,
     max_face: MaxFace = 48,
     detector: DetectorName = "auto",
     backend: Backend = "auto",
@@ -129,39 +139,58 @@ def run(
     """Hallucinate the faces of pictures.
 
     Writes for each picture NAME.png (enlarged, faces in place) and NAME_faces.png (boxes, and each face before and
-    after), and for the whole run sheet.png with its best faces; NAME_2 and so on where a name is taken. Exit code 1
-    when some pictures could not be read, 2 when none could.
+    after), and for the whole run sheet.png with its best faces; NAME_2 and so on where a name is taken. Those of a
+    subfolder lie in one of its name. Exit code 1 when some pictures or folders could not be read, 2 when none could.
     """
     from fhrt.files import make_folder
     from fhrt.hallucinator import Hallucinator
     from fhrt.results import write_picture
+    from fhrt.video.sources import find_pictures
 
-    pictures = _pictures(inputs)
+    pictures = find_pictures(inputs, recursive, output)
     options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
     hallucinator = Hallucinator(model, detector=detector, max_face=max_face, **options)  # type: ignore[arg-type]
+    card = hallucinator.engine.card
+    if scale is not None and scale not in card.scales:
+        makes = " and ".join(map(str, card.scales))
+        raise BadInputError(f"{card.name} makes faces {makes} times as large as what it sees, not {scale}; --enlarge is of the picture")
+    if heatmaps and "heatmaps" not in card.outputs:
+        raise BadInputError(f"{card.name} makes no heatmaps of facial components; mtun does")
     make_folder(output)
     best: list[Face] = []
-    used = {path.stem for path in output.iterdir()}  # nothing is ever written over
-    sheet = output / f"{_free_name('sheet', used)}.png"
-    count = failed = 0
+    used: dict[Path, set[str]] = {}
+    sheet = output / f"{_free_name('sheet', _names_in(output, used))}.png"
+    count = skipped = failed = 0
+    for line in pictures.unreadable:
+        _complain(line)
     with Progress(console=err, transient=True) as progress:
-        for path in progress.track(pictures, description="Hallucinating"):
+        for path, folder in progress.track(pictures.files, description="Hallucinating"):
             try:
                 result = hallucinator.run(path)
-            except BadInputError as error:
+                if scale is not None:
+                    result = result.at_scale(scale)
+                make_folder(output / folder)
+                name = _free_name(path.stem, _names_in(output / folder, used))
+                write_picture(output / folder / f"{name}.png", result.paste(_scale_within(result, enlarge or scale or 4)))
+                result.save(output / folder / f"{name}_faces.png", heatmaps=heatmaps)
+            except (BadInputError, MemoryError) as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM:  # nor for the pictures that follow
+                    raise
                 failed += 1
-                _complain(str(error), progress.console)
+                _complain(str(error) or f"{path} does not fit into the memory", progress.console)
                 continue
-            name = _free_name(path.stem, used)
-            write_picture(output / f"{name}.png", result.paste(_scale_within(result, scale)))
-            result.save(output / f"{name}_faces.png")
             count += len(result.faces)
+            skipped += result.skipped
             best = sorted(best + result.faces, key=lambda face: -face.score * face.width)[:SHEET_FACES]
-    if failed < len(pictures):
+    read = len(pictures.files) - failed
+    if read:
         _write_sheet(sheet, best)
-        out.print(f"{count} faces in {len(pictures) - failed} pictures -> {output}", highlight=False, soft_wrap=True)
-    if failed:
-        raise typer.Exit(2 if failed == len(pictures) else 1)
+        left = f" ({skipped} too large, see --max-face)" if skipped else ""
+        out.print(f"{count} faces in {read} pictures{left} -> {output}", highlight=False, soft_wrap=True)
+    for line in pictures.passed_over:
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+    if failed or pictures.unreadable:
+        raise typer.Exit(1 if read else 2)
 
 
 @app.command()
@@ -224,34 +253,44 @@ def stream(
         follow(live, say, status=err if status else None, metrics=metrics)
 
 
-models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that are installed, or add one.")
+models_app = typer.Typer(cls=_Group, invoke_without_command=True, help="List the models that there are, or add one.")
 app.add_typer(models_app, name="models")
 
 
 @models_app.callback()
 def models(context: typer.Context) -> None:
-    """List the models that are installed, or add one."""
+    """List the models that are installed, and the systems that have no weights yet; or add one."""
     if context.invoked_subcommand is not None:
         return
     from fhrt.runtime.bundle import installed, read_card
+    from fhrt.systems import SYSTEMS, how_to_make
 
-    table = _table("model", "input", "output", "precisions", "scores", "licence")
+    table = _table("model", "what it is", "input", "output", "state", "precisions", "scores", "licence")
     damaged = False
-    for folder in installed().values():
+    found = installed()
+    for folder in found.values():
         try:
             card = read_card(folder)
         except WeightsError as error:
             damaged = True
             _complain(f"{error}; delete {folder}, or install it anew: fhrt models add")
             continue
-        sizes = ("×".join(map(str, size)) for size in (card.input_size, card.output_size))
         scores = "\n".join(
             f"{protocol} {score['psnr']:.2f} dB ({score['psnr'] - score['bicubic_psnr']:+.2f}), SSIM {score['ssim']:.3f}"
             for protocol, score in card.scores.items()
         )
-        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} dB)"
-        table.add_row(card.name, *sizes, precisions, escape(scores), escape(card.licence))
+        unit = "of AP" if "heat" in card.outputs else "dB"
+        precisions = "fp32" if card.int8 is None else f"fp32, int8 (−{card.int8.worst:.2f} {unit})"
+        facts = (card.name, card.title, *card.sizes, "weights", precisions, scores, card.licence)
+        table.add_row(*map(escape, facts))
     out.print(table)
+    untrained = _table("model", "what it is", "input", "output", "state", "how to get weights, in a checkout")
+    for name, system in SYSTEMS.items():
+        if name not in found:
+            sizes = (f"{side}×{side}" for side in (system.lr_side, system.sr_side))
+            untrained.add_row(*map(escape, (name, system.title, *sizes, "network and recipe", how_to_make(name))))
+    if untrained.rows:
+        out.print(untrained)
     if damaged:
         raise typer.Exit(1)
 
@@ -303,10 +342,11 @@ def quantise(
     assert card.int8 is not None
     table = _table(
         *(("score", "lost") if "heat" in card.outputs else ("protocol", "PSNR lost, dB")),
+        "where sums saturate",
         title=f"{card.name}: {card.int8.faces} validation faces, {card.int8.backend}",
     )
     for protocol, loss in card.int8.loss.items():
-        table.add_row(protocol, f"{loss:.3f}")
+        table.add_row(protocol, f"{loss:.3f}", f"{card.int8.saturating[protocol]:.3f}")
     out.print(table)
     out.print(str(folder), highlight=False, soft_wrap=True)
 
@@ -486,10 +526,10 @@ def evaluate(
         for row in rows:
             psnr_gain, ssim_gain = row.psnr - row.bicubic_psnr, row.ssim - row.bicubic_ssim
             scores = (f"{row.psnr:.2f}", f"{psnr_gain:+.2f}", f"{row.ssim:.3f}", f"{ssim_gain:+.3f}", f"{row.ms_per_face:.2f}")
-            table.add_row(row.protocol, str(row.n), *scores)
+            table.add_row(row.protocol if row.scale == 8 else f"{row.protocol} {row.scale}×", str(row.n), *scores)
         out.print(table)
     if json_file is not None:
-        fields = ("protocol", "n", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "ms_per_face")
+        fields = ("protocol", "scale", "n", "psnr", "ssim", "bicubic_psnr", "bicubic_ssim", "ms_per_face")
         written = [{"model": name, "rows": [{key: getattr(row, key) for key in fields} for row in rows]} for name, rows in scored]
         write_bytes(json_file, (json.dumps(written if model == "all" else written[0], indent=2) + "\n").encode())
 
@@ -602,22 +642,11 @@ def _print_table(title: str, rows: Sequence[Sequence[str]]) -> None:
     out.print(table)
 
 
-def _pictures(inputs: list[Path]) -> list[Path]:
-    """Picture files, folders opened (one level, by name). Raises `BadInputError`."""
-    from fhrt.video.sources import PICTURES
-
-    pictures: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES and file.is_file())
-            if not inside:
-                raise BadInputError(f"{path} holds no pictures ({', '.join(sorted(PICTURES))})")
-            pictures += inside
-        elif path.exists():
-            pictures.append(path)
-        else:
-            raise BadInputError(f"{path} does not exist")
-    return pictures
+def _names_in(folder: Path, used: dict[Path, set[str]]) -> set[str]:
+    """Names that are taken in a folder of results: nothing is ever written over."""
+    if folder not in used:
+        used[folder] = {path.stem for path in folder.iterdir()}
+    return used[folder]
 
 
 def _free_name(stem: str, used: set[str]) -> str:

@@ -67,19 +67,20 @@ def _find_models(names: list[str]) -> str:
 
 def _verify(name: str) -> str:
     from fhrt.runtime import load
+    from fhrt.runtime.choice import explain
 
     engine = load(name)
     card = engine.card
     sizes = f"{'×'.join(map(str, card.input_size))} to {'×'.join(map(str, card.output_size))}"
     precisions = "fp32" if card.int8 is None else "fp32 and int8"
-    return f"verified, {sizes}, {precisions}; auto is {engine.backend} {engine.precision}"
+    return f"verified, {sizes}, {precisions}; auto is {explain(engine) or f'{engine.backend} {engine.precision}'}"
 
 
 def _verify_detector() -> str:
     from fhrt.faces.centres import CentreDetector
+    from fhrt.runtime.choice import explain
 
-    engine = CentreDetector().engine
-    return f"verified; auto is {engine.backend} {engine.precision}"
+    return f"verified; auto is {explain(CentreDetector().engine)}"
 
 
 def _cpu() -> str:

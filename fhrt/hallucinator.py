@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
-from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fhrt.runtime
 from fhrt.errors import BadInputError
-from fhrt.faces.align import CROP_MARGIN, STRAIGHTENED_MARGIN, crop_transforms, face_transform
+from fhrt.faces.align import CROP_MARGIN, DECIMATED, STRAIGHTENED_MARGIN, crop_transforms, decimations, face_transform
 from fhrt.faces.detect import Detection, Detector, create_detector
 from fhrt.faces.inputs import Color, Frame, as_boxes, as_detector_input, as_frame_there, as_picture, each_plane, on_host, swap_channels
 from fhrt.ops import Nv12, face_crop, to_image
@@ -32,9 +31,9 @@ UNSEEN = np.full((2, 2), np.nan)  # eyes that a detector does not give
 class Hallucinator:
     """A model, a detector and what lies between.
 
-    `model`: an installed model's name or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as `fhrt.runtime.load`.
-    `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object whose
-    `detect(frame_bgr)` returns a list of `fhrt.faces.detect.Detection`. `max_face`: faces whose box is wider (pixels) are left alone.
+    `model`: an installed model's name in any spelling, or a bundle folder. `backend`, `device`, `precision`, `threads`, `plan`: as
+    `fhrt.runtime.load`. `detector`: "auto" (fhrt's own), "haar", a detector's bundle folder, the path of a YuNet ONNX file, or an object
+    whose `detect(frame_bgr)` returns a list of `fhrt.faces.detect.Detection`. `max_face`: faces whose box is wider (pixels) are left alone.
     `color`: channel order of the arrays that come in and go out, "bgr" (as OpenCV) or "rgb". Raises the errors of `fhrt.errors`.
     """
 
@@ -142,19 +141,32 @@ class Hallucinator:
 
 
 def crop_faces(frame: Frame, detections: Sequence[Detection], card: Card, color: Color, finer: int = 1) -> tuple[Any, NDArray[np.float32]]:
-    """What the network of a card sees of a frame, with `finer` times its rows and columns.
+    """What the network of a card sees of a frame, reduced as its training faces were, with `finer` times its rows and columns.
 
-    Returns `[N, 3, h, w]` float32 RGB in [-1, 1] where the frame is, and the transforms `[N, 2, 3]` from its pixels to the frame's. N is at
-    least 1.
+    Returns `[N, 3, h, w]` float32 RGB in [-1, 1] where the frame is, and the transforms `[N, 2, 3]` from its pixels to the frame's. What
+    decimation made shows the frame half an SR pixel further right and down than its transform says, by which the SR face lies right. N is
+    at least 1.
     """
     height, width = card.input_size
-    finer_size = (finer * height, finer * width)
     margin = CROP_MARGIN.get(card.input_size, STRAIGHTENED_MARGIN if "theta" in card.outputs else 1.0)
     boxes = np.array([one.box for one in detections])
     eyes = np.array([UNSEEN if one.eyes is None else one.eyes for one in detections])
-    transforms = crop_transforms(boxes, finer_size, eyes=eyes, margin=margin)
     nv12 = isinstance(frame, Nv12)
-    batch = face_crop(frame, beside(transforms, frame.luma if nv12 else frame), finer_size, 127.5, 127.5)
+    plane = frame.luma if isinstance(frame, Nv12) else frame
+
+    def cut(times: int) -> tuple[Any, NDArray[np.float32]]:
+        size = (times * height, times * width)
+        transforms = crop_transforms(boxes, size, eyes=eyes, margin=margin)
+        return face_crop(frame, beside(transforms, plane), size, 127.5, 127.5), transforms
+
+    factor = DECIMATED.get(card.input_size)
+    if factor is None:
+        batch, transforms = cut(finer)
+    else:
+        large, shown = cut(factor)
+        rows = beside(decimations(factor * np.hypot(shown[:, 0, 0], shown[:, 1, 0]), height, factor, finer)[:, None], plane)
+        batch = rows @ large @ rows.swapaxes(2, 3)
+        transforms = crop_transforms(boxes, (finer * height, finer * width), eyes=eyes, margin=margin)
     return (flip(batch, 1) if color == "bgr" and not nv12 else batch), transforms
 
 
@@ -163,15 +175,17 @@ def assemble(detections: Sequence[Detection], batch: Any, transforms: NDArray[np
 
     Of arrays on a device they hold what fetches theirs, all together, when one is first read.
     """
-    made = (as_pictures(batch, color), as_pictures(output.sr, color), output.theta, output.heatmaps)
+    coarser = (None if each is None else as_pictures(each, color) for each in (output.sr_2x, output.sr_4x))
+    made = (as_pictures(batch, color), as_pictures(output.sr, color), output.theta, output.heatmaps, *coarser)
     if library_of(output.sr) is None:
         return _faces(detections, transforms, *made)
     download = Download(*made)
     faces = cache(lambda: _faces(detections, transforms, *download()))
 
     def later(detection: Detection, index: int) -> Face:
-        lr, sr, transform, heatmaps = (lambda name=name: getattr(faces()[index], name) for name in ("lr", "sr", "transform", "heatmaps"))
-        return Face(detection.box, detection.score, lr, sr, transform, heatmaps=heatmaps)
+        names = ("lr", "sr", "transform", "heatmaps", "sr_2x", "sr_4x")
+        made: dict[str, Any] = {name: lambda name=name: getattr(faces()[index], name) for name in names}
+        return Face(detection.box, detection.score, **made)
 
     return list(map(later, detections, range(len(detections))))
 
@@ -182,10 +196,10 @@ def _faces(
     lr: NDArray[np.uint8],
     sr: NDArray[np.uint8],
     theta: NDArray[np.float32] | None,
-    heatmaps: NDArray[np.float32] | None,
+    *others: NDArray[Any] | None,
 ) -> list[Face]:
     to_frame = face_transform(transforms, theta, lr.shape[1:3], sr.shape[1:3])
-    return make_faces(detections, lr, sr, to_frame, heatmaps)
+    return make_faces(detections, lr, sr, to_frame, *others)
 
 
 def make_faces(
@@ -194,12 +208,15 @@ def make_faces(
     sr: NDArray[np.uint8],
     transforms: NDArray[np.float32],
     heatmaps: NDArray[np.float32] | None,
+    sr_2x: NDArray[np.uint8] | None = None,
+    sr_4x: NDArray[np.uint8] | None = None,
 ) -> list[Face]:
     """Faces of arrays with a row for each; transforms `[N, 2, 3]`: SR pixels to the frame's."""
-    maps = repeat(None) if heatmaps is None else heatmaps
+    others = ([None] * len(detections) if each is None else each for each in (heatmaps, sr_2x, sr_4x))
+    rows = zip(detections, lr, sr, transforms, *others, strict=False)
     return [
-        Face(detection.box, detection.score, small, large, transform, heatmaps=heat)
-        for detection, small, large, transform, heat in zip(detections, lr, sr, transforms, maps, strict=False)
+        Face(found.box, found.score, small, large, transform, heatmaps=heat, sr_2x=twice, sr_4x=four_times)
+        for found, small, large, transform, heat, twice, four_times in rows
     ]
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -53,17 +53,31 @@ def _quota(root: Path = Path("/")) -> float | None:
     return min(found, default=None)
 
 
+def _cpu_model() -> str:
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "") or platform.processor()
+
+
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What tells this processor from others: family, model, and the features that it and the system have."""
+    told = _text(Path("/sys/devices/system/cpu/modalias")), _text(Path("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1"))
+    return " ".join(filter(None, map(str.strip, told))) or _cpu_model()  # reading /proc/cpuinfo may take 20 ms
+
+
+@lru_cache(maxsize=1)
+def gpus() -> str:
+    """NVIDIA's devices and their driver, as its kernel module names them; "" where there are none."""
+    told = [*sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")), Path("/proc/driver/nvidia/version")]
+    texts = (_text(path) for path in told)
+    return "; ".join(line.strip() for text in texts for line in text.splitlines() if line.startswith(("Model:", "NVRM version:")))
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return ""
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _version(package: str) -> str | None:

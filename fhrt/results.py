@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
+from fhrt.faces.align import compose
 from fhrt.faces.inputs import Color, Picture, swap_channels
 from fhrt.faces.paste import paste_faces
 from fhrt.files import write_bytes
+from fhrt.systems import COMPONENTS
 
 # Colours and sizes of the drawings (BGR, pixels).
 BACKGROUND = (26, 23, 22)
@@ -25,6 +27,8 @@ ACCENT = (80, 200, 255)
 PAD = 16
 CAPTION = 26
 ARROW = 28
+COMPONENT_COLORS = ((233, 180, 86), (66, 228, 240), (167, 121, 204), (115, 158, 0))  # told apart by colour-blind people, too
+HEAT = 0.75  # how much of a face's pixel the peak of a heatmap covers
 FRAME_WIDTH, FRAME_HEIGHT = 1280, 4096
 
 
@@ -77,10 +81,33 @@ class Face:
     """`[K, h, w]` facial components, where the model has them."""
     quality: float | None = None
     """0 to 1, how good a crop it was made from (`fhrt.faces.fuse.crop_quality`); in streams."""
+    sr_2x: Later[Picture | None] = Later(None)
+    """The network's picture at twice the size of `lr`, uint8 `[2h, 2w, 3]`, where it makes one (C-SRIP); in streams, unlike `sr`, of this
+    frame alone."""
+    sr_4x: Later[Picture | None] = Later(None)
+    """The same at four times the size of `lr`, uint8 `[4h, 4w, 3]`."""
 
     @property
     def width(self) -> float:
         return self.box[2] - self.box[0]
+
+    def at_scale(self, scale: int) -> Face:
+        """This face with the network's picture at `scale` times the size of `lr` for its `sr`, and with that one's `transform`.
+
+        Raises `BadInputError` where the network makes no such picture.
+        """
+        own = self.sr.shape[0] // self.lr.shape[0]
+        pictures = {2: self.sr_2x, 4: self.sr_4x, own: self.sr}
+        picture = pictures.get(scale) if isinstance(scale, (int, np.integer)) else None
+        if picture is None:
+            there = ", ".join(str(one) for one, each in sorted(pictures.items()) if each is not None)
+            raise BadInputError(f"there is no picture of the face at {scale} times what the network saw; there are: {there}")
+        if scale == own:
+            return self
+        # C-SRIP learns them from HR faces of which every step-th pixel was kept, from step / 2 on.
+        step = own / scale
+        place = compose(self.transform, np.array([[step, 0, step / 2], [0, step, step / 2]])).astype(np.float32)
+        return replace(self, sr=picture, transform=place)
 
 
 @dataclass
@@ -106,6 +133,13 @@ class Result:
     latency: float | None = None
     """In streams: seconds from the frame's coming in until it was yielded."""
 
+    def at_scale(self, scale: int) -> Result:
+        """This result with the network's pictures at `scale` times the size of what it saw for its SR faces, to be pasted, drawn and saved.
+
+        C-SRIP makes 2, 4 and 8 times as large ones, the other systems 8. Raises `BadInputError` where there are none.
+        """
+        return replace(self, faces=[face.at_scale(scale) for face in self.faces])
+
     def paste(self, scale: int = 4) -> Picture:
         """The frame enlarged `scale` times (bicubic) with the SR faces in place; uint8, channels as in `frame`. Raises `BadInputError`."""
         if not isinstance(scale, (int, np.integer)) or scale < 1:
@@ -116,10 +150,11 @@ class Result:
             height, width = self.frame.shape[:2]
             raise BadInputError(f"a picture of {width * scale}x{height * scale} pixels cannot be made: too large") from error
 
-    def plot(self, max_faces: int = 24) -> Picture:
+    def plot(self, max_faces: int = 24, *, heatmaps: bool = False) -> Picture:
         """The frame with numbered boxes and, below it, LR → SR of its `max_faces` largest faces.
 
-        uint8 `[H, W, 3]`, channels as in `frame`. Raises `BadInputError`.
+        `heatmaps`: beside each SR face, drawn over it, where the network has found the facial components, in a colour for each (MTUN).
+        uint8 `[H, W, 3]`, channels as in `frame`. Raises `BadInputError`, also where a face has no heatmaps.
         """
         if not isinstance(max_faces, (int, np.integer)) or max_faces < 0:
             raise BadInputError(f"max_faces must be a whole number from 0 on, not {max_faces!r}")
@@ -132,37 +167,47 @@ class Result:
         for number, face in enumerate(shown, 1):
             draw_box(frame, face.box, zoom, str(number))
         captions = [f"{number}   {face.width:.0f} px   {face.score:.2f}" for number, face in enumerate(shown, 1)]
-        strip = draw_pairs([(self._bgr(face.lr), self._bgr(face.sr)) for face in shown], captions, frame.shape[1] + 2 * PAD)
+        tiles: list[tuple[Picture, ...]] = [(self._bgr(face.lr), self._bgr(face.sr)) for face in shown]
+        if heatmaps:
+            tiles = [(*tile, draw_heatmaps(tile[1], face.heatmaps)) for tile, face in zip(tiles, shown, strict=True)]
+        strip = draw_pairs(tiles, captions, frame.shape[1] + 2 * PAD)
         title = f"{len(self.faces)} face{'' if len(self.faces) == 1 else 's'}"
         if self.skipped:
             title += f"   {self.skipped} larger left alone"
         if "total" in self.timings:
             title += f"   {self.timings['total']:.0f} ms"
-        canvas = np.full((PAD + frame.shape[0] + PAD + CAPTION + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
+        lines = CAPTION * (2 if heatmaps else 1)
+        canvas = np.full((PAD + frame.shape[0] + PAD + lines + strip.shape[0], strip.shape[1], 3), BACKGROUND, np.uint8)
         left = (canvas.shape[1] - frame.shape[1]) // 2
         canvas[PAD : PAD + frame.shape[0], left : left + frame.shape[1]] = frame
         draw_text(canvas, title, (PAD, frame.shape[0] + 2 * PAD + 14), TEXT, 0.55)
+        if heatmaps:
+            draw_legend(canvas, (PAD, frame.shape[0] + 2 * PAD + 14 + CAPTION))
         canvas[canvas.shape[0] - strip.shape[0] :] = strip
         return self._bgr(canvas)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, heatmaps: bool = False) -> Path:
         """Writes `plot()` to a picture file, whole or not at all. Raises `BadInputError`."""
-        return write_picture(path, self._bgr(self.plot()))
+        return write_picture(path, self._bgr(self.plot(heatmaps=heatmaps)))
 
     def _bgr(self, picture: Picture) -> Picture:
         return picture if self.color == "bgr" else swap_channels(picture)
 
 
-def draw_pairs(pairs: Sequence[tuple[Picture, Picture]], captions: Sequence[str], width: int) -> Picture:
-    """Tiles of LR → SR, as many in a row as `width` pixels hold (at least one); BGR uint8."""
-    if not pairs:
+def draw_pairs(faces: Sequence[tuple[Picture, ...]], captions: Sequence[str], width: int) -> Picture:
+    """Tiles of LR → SR and what else is given of a face, as many in a row as `width` pixels hold (at least one); BGR uint8.
+
+    `faces`: of each its LR face, and pictures of one size.
+    """
+    if not faces:
         return np.full((PAD, width, 3), BACKGROUND, np.uint8)
-    side_h, side_w = pairs[0][1].shape[:2]
-    tile_w, tile_h = 2 * side_w + ARROW + 2 * PAD, side_h + PAD + CAPTION
-    columns = min(max((width - PAD) // (tile_w + PAD), 1), len(pairs))
-    rows = -(-len(pairs) // columns)
+    side_h, side_w = faces[0][1].shape[:2]
+    made = len(faces[0]) - 1
+    tile_w, tile_h = PAD + side_w + ARROW + made * (side_w + PAD), side_h + PAD + CAPTION
+    columns = min(max((width - PAD) // (tile_w + PAD), 1), len(faces))
+    rows = -(-len(faces) // columns)
     sheet = np.full((PAD + rows * (tile_h + PAD), max(width, PAD + columns * (tile_w + PAD)), 3), BACKGROUND, np.uint8)
-    for index, ((lr, sr), caption) in enumerate(zip(pairs, captions, strict=True)):
+    for index, ((lr, *pictures), caption) in enumerate(zip(faces, captions, strict=True)):
         row, column = divmod(index, columns)
         y, x = PAD + row * (tile_h + PAD), PAD + column * (tile_w + PAD)
         tile = sheet[y : y + tile_h, x : x + tile_w]
@@ -172,9 +217,35 @@ def draw_pairs(pairs: Sequence[tuple[Picture, Picture]], captions: Sequence[str]
         start = PAD + side_w
         middle = PAD + side_h // 2
         cv2.arrowedLine(tile, (start + 6, middle), (start + ARROW - 7, middle), MUTED, 1, cv2.LINE_AA, tipLength=0.35)
-        tile[PAD : PAD + side_h, start + ARROW : start + ARROW + side_w] = sr
+        for number, picture in enumerate(pictures):
+            left = start + ARROW + number * (side_w + PAD)
+            tile[PAD : PAD + side_h, left : left + side_w] = picture
         draw_text(tile, caption, (PAD, tile_h - 9), MUTED, 0.42)
     return sheet
+
+
+def draw_heatmaps(sr: Picture, heatmaps: NDArray[np.float32] | None) -> Picture:
+    """An SR face, BGR uint8 `[H, W, 3]`, with each facial component where its heatmap of `[K, h, w]` is high; 1 is a peak, 0 nothing.
+
+    A new array. Raises `BadInputError` where there are no heatmaps.
+    """
+    if heatmaps is None:
+        raise BadInputError("this model makes no heatmaps of facial components: MTUN does")
+    drawn = sr.astype(np.float32)
+    for color, heat in zip(COMPONENT_COLORS, heatmaps, strict=True):
+        weight = HEAT * cv2.resize(heat.astype(np.float32), sr.shape[1::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)[:, :, None]
+        drawn += weight * (np.array(color, np.float32) - drawn)
+    return np.rint(drawn).astype(np.uint8)
+
+
+def draw_legend(picture: Picture, origin: tuple[int, int]) -> None:
+    """Which component has which colour, in one line of `picture`, BGR uint8; origin: its lower left, pixels."""
+    x, y = origin
+    for name, color in zip(COMPONENTS, COMPONENT_COLORS, strict=True):
+        cv2.rectangle(picture, (x, y - 10), (x + 11, y + 1), color, cv2.FILLED)
+        draw_text(picture, name, (x + 18, y), TEXT, 0.45)
+        size, _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+        x += 18 + size[0] + PAD
 
 
 def write_picture(path: str | Path, picture_bgr: Picture) -> Path:

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FHRT_CACHE"] = tempfile.mkdtemp(prefix="fhrt-tests-")
 atexit.register(shutil.rmtree, os.environ["FHRT_CACHE"], ignore_errors=True)
 
-# For training/ and benchmarks/, which are not installed. At the end of the path, so that `fhrt` is the installed package.
+# For training/, benchmarks/ and tools/, which are not installed. At the end of the path, so that `fhrt` is the installed package.
 sys.path.append(str(Path(__file__).parent.parent))
 
 

@@ -19,15 +19,20 @@ from fhrt.cli import _print_table, app
 from fhrt.errors import BackendError, WeightsError
 from fhrt.faces.detect import Detection
 from fhrt.protocols.pairs import PROTOCOLS
+from fhrt.runtime import Output
 from fhrt.runtime.bundle import open_bundle, read_card
 from fhrt.runtime.engine import BACKENDS
 from fhrt.runtime.engine_cache import EngineCache, EngineKey
+from fhrt.systems import SYSTEMS
 
 CARD = SimpleNamespace(
     name="nearest",
+    title="Nearest neighbour",
     input_size=(16, 16),
+    sizes=("16×16", "128×128"),
     output_size=(128, 128),
     outputs=("sr",),
+    scales=(8,),
     scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
     licence="research",
     int8=None,
@@ -38,7 +43,7 @@ class Engine:
     card, backend, precision, array_library = CARD, "onnxruntime", "fp32", None
 
     def run(self, lr):
-        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=None, heatmaps=None)
+        return Output(lr.repeat(8, 2).repeat(8, 3))
 
 
 class OneFace:
@@ -82,12 +87,19 @@ def test_run_writes_pictures_and_a_sheet(fhrt_command, folder, tmp_path):
 
 def test_run_reports_a_bad_picture_and_goes_on(fhrt_command, folder, tmp_path):
     (folder / "aa.png").write_bytes(b"broken")
-    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--scale", "2")
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--enlarge", "2")
     assert done.exit_code == 1
     assert "aa.png is not a picture" in done.stderr
     assert "Traceback" not in done.output
     assert (tmp_path / "out/b.png").is_file()
     assert (tmp_path / "out/sheet.png").is_file()
+
+
+def test_a_name_that_is_too_long_costs_its_picture_only(fhrt_command, folder, tmp_path):
+    (folder / "a.png").rename(folder / f"{'a' * 250}.png")  # NAME_faces.png would be longer than files may be called
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--enlarge", "2")
+    assert done.exit_code == 1 and done.stderr.count("\n") == 1 and "name too long" in done.stderr, done.stderr
+    assert "1 faces in 1 pictures" in done.stdout and (tmp_path / "out/b_faces.png").is_file()
 
 
 def test_run_keeps_pictures_of_the_same_name_apart(fhrt_command, folder, tmp_path):
@@ -115,6 +127,48 @@ def test_run_never_writes_over_what_lies_in_its_folder(fhrt_command, folder, tmp
     assert {"a_2.png", "a_2_faces.png", "b_3.png", "b_3_faces.png", "sheet_2.png"} <= {path.name for path in out.iterdir()}
 
 
+def test_run_names_the_faces_that_it_left_alone(fhrt_command, folder, tmp_path):
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--max-face", "10")
+    assert done.exit_code == 0
+    assert "0 faces in 2 pictures (2 too large, see --max-face)" in done.stdout
+    assert "too large" not in fhrt_command("run", folder, "-o", tmp_path / "out").stdout
+
+
+def test_run_says_which_folders_it_did_not_look_into(fhrt_command, folder, tmp_path):
+    for name in ("deeper", "other"):
+        (folder / name).mkdir()
+    (folder / "a.png").rename(folder / "deeper/a.png")
+    done = fhrt_command("run", folder, "-o", tmp_path / "out")
+    assert done.exit_code == 0 and "1 faces in 1 pictures" in done.stdout
+    assert done.stderr.strip() == f"{folder}: 2 subfolders were not looked into; --recursive does"
+    (folder / "b.jpg").unlink()
+    done = fhrt_command("run", folder, "-o", tmp_path / "out")
+    assert done.exit_code == 2 and re.search(r"holds no pictures .*2 subfolders were not looked into; --recursive does", done.stderr)
+
+
+def test_run_walks_folders(fhrt_command, folder, tmp_path):
+    for name in ("deeper/b.jpg", "deeper/still/b.jpg", "out/b.jpg"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes((folder / "b.jpg").read_bytes())
+    done = fhrt_command("run", folder, "-o", folder / "out", "--recursive")
+    assert done.exit_code == 0 and "4 faces in 4 pictures" in done.stdout and not done.stderr.strip()
+    written = {path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*.png")}
+    assert {"a.png", "b_2.png", "deeper/b.png", "deeper/b_faces.png", "deeper/still/b.png", "sheet.png"} < written and len(written) == 9
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(fhrt_command, folder, tmp_path, monkeypatch):
+    """Tests may run as root, who can read every folder."""
+
+    def walk(top, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{top}/private"))
+        yield str(top), [], ["a.png"]
+
+    monkeypatch.setattr("fhrt.video.sources.os.walk", walk)
+    done = fhrt_command("run", folder, "-o", tmp_path / "out", "--recursive")
+    assert done.exit_code == 1 and "1 faces in 1 pictures" in done.stdout
+    assert done.stderr.strip() == f"cannot look into {folder}/private: Permission denied"
+
+
 def test_bad_use_is_one_line_and_exit_code_2(fhrt_command, folder, tmp_path):
     (tmp_path / "file").write_text("")
     empty = tmp_path / "empty"
@@ -139,7 +193,25 @@ def test_a_single_broken_picture_is_exit_code_2(fhrt_command, tmp_path):
 def test_models_lists_the_cards(fhrt_command):
     done = fhrt_command("models")
     assert done.exit_code == 0
-    assert re.search(r"nearest.*16×16.*128×128.*26\.1.*research", done.stdout)
+    assert re.search(r"nearest.*Nearest neighbour.*16×16.*128×128.*weights.*26\.1.*research", done.stdout)
+
+
+def test_models_lists_the_systems_without_weights_too(fhrt_command):
+    """Of all that fhrt has, `nearest` alone is installed here."""
+    shown = fhrt_command("models").stdout
+    assert re.search(r"csrip.*C-SRIP \(Grm.*24×24.*192×192.*network and recipe.*python -m training fit csrip", shown)
+    assert re.search(r"lcr.*LcR.*16×16.*128×128.*network and recipe.*python -m training dictionary lcr", shown)
+    assert all(re.search(rf"^│ {name} +│", shown, re.MULTILINE) for name in SYSTEMS)
+
+
+def test_an_installed_system_is_listed_once_and_without_torch():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom fhrt.cli import app\n"
+        "done = CliRunner().invoke(app, ['models'])\nprint(done.stdout)\n"
+        "assert done.exit_code == 0 and not {'cv2', 'onnxruntime', 'torch'} & set(sys.modules)"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    assert len(re.findall(r"^│ lite +│", listed, re.MULTILINE)) == 1 and "fit lite" not in listed and "fit srgan" in listed
 
 
 def test_a_damaged_model_hides_no_other(tmp_path, monkeypatch):
@@ -222,7 +294,7 @@ def test_eval_prints_gains_and_writes_json(fhrt_command, tmp_path, monkeypatch):
         assert (engine.card, data_dir, protocols, limit) == (CARD, tmp_path, ["aligned"], 8)
         progress(8, 8)
         numbers = {"psnr": 26.0, "ssim": 0.75, "bicubic_psnr": 23.5, "bicubic_ssim": 0.5, "ms_per_face": 2.0}
-        return [SimpleNamespace(protocol="aligned", n=8, **numbers)]
+        return [SimpleNamespace(protocol="aligned", n=8, scale=8, **numbers)]
 
     monkeypatch.setattr(fhrt.protocols, "evaluate", evaluate, raising=False)
     report = tmp_path / "report.json"

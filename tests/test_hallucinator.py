@@ -7,9 +7,13 @@ import pytest
 import fhrt.runtime
 from fhrt.errors import BadInputError
 from fhrt.faces.detect import Detection
+from fhrt.faces.fuse import Fusion
 from fhrt.files import write_bytes
-from fhrt.hallucinator import Hallucinator
+from fhrt.hallucinator import Hallucinator, crop_faces
+from fhrt.ops import Nv12
+from fhrt.protocols.pairs import gaussian_lr, make_pairs
 from fhrt.results import write_picture
+from fhrt.runtime import Output
 
 BOX = (20.0, 10.0, 40.0, 35.0)
 
@@ -17,15 +21,15 @@ BOX = (20.0, 10.0, 40.0, 35.0)
 class NearestEngine:
     """Enlarges eight times; keeps what it was given."""
 
-    def __init__(self, theta=None):
-        self.card = SimpleNamespace(name="nearest", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
+    def __init__(self, theta=None, side=16):
+        self.card = SimpleNamespace(name="nearest", input_size=(side, side), output_size=(8 * side, 8 * side), outputs=("sr",))
         self.array_library = None
         self.theta = theta
 
     def run(self, lr):
         self.lr = lr
         theta = None if self.theta is None else np.repeat(self.theta[None], len(lr), 0)
-        return SimpleNamespace(sr=lr.repeat(8, 2).repeat(8, 3), theta=theta, heatmaps=None)
+        return Output(lr.repeat(8, 2).repeat(8, 3), theta)
 
 
 class ListDetector:
@@ -79,6 +83,72 @@ def test_the_network_sees_rgb_whatever_the_colour_order(make, frame):
         assert (getattr(from_bgr.faces[0], name) == getattr(from_rgb.faces[0], name)[..., ::-1]).all()
     assert (from_bgr.paste(2) == from_rgb.paste(2)[..., ::-1]).all()
     assert np.abs(from_bgr.faces[0].lr.mean((0, 1)) - frame[10:35, 20:40].mean((0, 1))).max() < 25
+
+
+def loose_box(side, left=0, top=0):
+    """The tight box of a face whose head crop, `side` pixels wide, has its upper left corner there."""
+    square = side / 1.5
+    box = square / 1.1
+    middle = (left + side / 2, top + side / 2 - 0.08 * square)
+    return (middle[0] - box / 2, middle[1] - 0.38 * box, middle[0] + box / 2, middle[1] + 0.62 * box)
+
+
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+def test_a_network_of_loose_faces_sees_them_as_its_protocol_makes_them(make, faces, color):
+    """Blurred, decimated and in phase; and its SR faces lie where the HR face does."""
+    lr = make_pairs(faces[:2], "loose", np.random.default_rng(0)).lr
+    for left, top in ((0, 0), (37, 11)):
+        frame = np.pad(faces[0], ((top, 20), (left, 30), (0, 0)), mode="reflect")
+        hallucinator = make(NearestEngine(side=24), color=color, max_face=200)
+        (face,) = hallucinator.run(frame if color == "rgb" else np.ascontiguousarray(frame[..., ::-1]), [loose_box(192, left, top)]).faces
+        assert np.abs((hallucinator.engine.lr[0] + 1) * 127.5 - lr[0]).max() < 0.51
+        np.testing.assert_allclose(face.transform, [[1, 0, left], [0, 1, top]], atol=1e-3)
+
+
+def test_what_a_stream_fuses_of_a_loose_face_is_blurred_as_much(make, faces):
+    lr = make_pairs(faces[:1], "loose", np.random.default_rng(0)).lr
+    card = NearestEngine(side=24).card
+    crops, transforms = crop_faces(faces[0], [Detection(loose_box(192))], card, "rgb", finer=2)
+    assert crops.shape == (1, 3, 48, 48) and crops.flags.c_contiguous
+    fused = Fusion(1).update([1], crops, transforms, np.ones(1))
+    difference = np.abs((fused.lr + 1) * 127.5 - lr)
+    assert np.percentile(difference, 99) < 2 and difference.mean() < 0.5
+    np.testing.assert_allclose(fused.transforms[0], crop_faces(faces[0], [Detection(loose_box(192))], card, "rgb")[1][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("shrink", [0.5, 1.0, 3.0, 8.0, 20.0])
+@pytest.mark.parametrize("finer", [1, 2])
+def test_a_loose_face_of_any_size_is_in_phase(shrink, finer):
+    """A ramp shows where pixels lie: those that a network sees, or that a stream makes of four, half an SR pixel from their middle."""
+    side = int(24 * shrink)
+    frame = np.broadcast_to(np.linspace(20, 230, side + 60)[:, None, None], (side + 60, side + 60, 3))
+    frame = np.rint(frame).astype(np.uint8)
+    box = loose_box(24 * shrink, 30, 30)
+    crops, transforms = crop_faces(frame, [Detection(box)], NearestEngine(side=24).card, "rgb", finer)
+    seen = (crops.reshape(1, 3, 24, finer, 24, finer).mean((3, 5))[0, 0, :, 12] + 1) * 127.5
+    rows = 30 - 0.5 + shrink * (np.arange(24) + 0.5 + 1 / 16)
+    expected = 20 + 210 * rows / (side + 59)
+    assert abs((seen - expected)[3:-3].mean()) < 0.1 * 210 * shrink / (side + 59)
+    assert transforms[0, 1, 1] == pytest.approx(shrink / finer)
+
+
+def test_a_small_loose_face_is_not_blurred_but_for_its_camera(make):
+    """Where the frame's pixels are those of the LR face they are shown, but for the 1/16 pixel that they lie off."""
+    frame = np.random.default_rng(0).integers(100, 156, (24, 24, 3), np.uint8)
+    hallucinator = make(NearestEngine(side=24), color="rgb")
+    hallucinator.run(frame, [loose_box(24)])
+    seen = ((hallucinator.engine.lr[0] + 1) * 127.5).transpose(1, 2, 0)
+    assert seen.std() == pytest.approx(frame.std(), rel=0.05)
+    assert np.abs(seen - frame).mean() < 0.15 * frame.std()
+
+
+def test_a_loose_face_of_an_nv12_frame(make, faces):
+    grey = faces[0].mean(axis=2).astype(np.uint8)
+    frame = Nv12(grey, np.full((96, 96, 2), 128, np.uint8), full_range=True)
+    hallucinator = make(NearestEngine(side=24), max_face=200)
+    hallucinator.run(frame, [loose_box(192)])
+    expected = gaussian_lr(np.repeat(grey[None, None].astype(np.float32), 3, 1))
+    assert np.abs((hallucinator.engine.lr + 1) * 127.5 - expected).max() < 0.6
 
 
 def test_the_detector_gets_bgr(make, frame):

@@ -13,9 +13,10 @@ ARROWS = {
     "resample": set(),
     "machine": set(),
     "files": set(),
+    "systems": set(),
     "ops": {"_C", "machine"},
-    "runtime": {"ops", "_C", "machine", "files"},
-    "faces": {"ops", "runtime", "_C"},
+    "runtime": {"ops", "_C", "machine", "files", "systems"},
+    "faces": {"ops", "runtime", "resample", "_C"},
     "metrics": {"ops"},
     "bench": {"runtime"},
     "doctor": {"_C", "runtime", "faces", "machine"},
@@ -23,10 +24,10 @@ ARROWS = {
     "video": {"faces", "ops", "files", "machine"},
     # `Hallucinator.stream` alone points back, inside the method: users find it there, and pictures need no cameras.
     "hallucinator": {"faces", "runtime", "ops", "results", "stream"},
-    "results": {"faces", "runtime", "ops", "files"},
+    "results": {"faces", "runtime", "ops", "files", "systems"},
     "stream": {"video", "hallucinator", "results", "faces", "runtime", "ops", "files", "machine"},
-    "models": {"ops", "resample"},
-    "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample"},
+    "models": {"ops", "resample", "systems"},
+    "export": {"models", "runtime", "faces", "ops", "protocols", "metrics", "resample", "systems"},
 }
 
 

@@ -30,6 +30,9 @@ def test_all_bundles_or_the_chosen_ones(tmp_path: Path) -> None:
         done = build(tmp_path / name, **environment)
         assert done.returncode == 0, done.stderr
         assert bundles(tmp_path / name) == wanted
+        assert all(
+            (tmp_path / name / "fhrt" / "weights" / bundle / "probe.safetensors").is_file() for bundle in (*wanted, "detectors/tiny")
+        )
         assert (tmp_path / name / "fhrt" / "weights" / "README.md").is_file()  # the weights' licence
         assert (tmp_path / name / "fhrt" / "assets" / "crowd.png").is_file()
 

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from fhrt.errors import BadInputError, FhrtError
 from fhrt.files import make_folder, write_bytes
-from training.recipe import Recipe, load_recipe
+from fhrt.systems import SYSTEMS, find_name
+from training.recipe import Recipe, load_recipe, recipe_name
 
 FAST_SECONDS, FAST_FACES = 120.0, 8  # so few that a dozen steps have seen them all
 FAST = {"batch": 2, "steps": 1000, "warmup": 5, "localise_steps": 0, "validate_every": 1_000_000}
@@ -59,7 +60,7 @@ def fit(
             limit = limit or FAST_FACES
             settings = settings.model_copy(update=FAST)
         settings = _changed(settings, steps=steps, batch=batch, lr=lr, bf16=bf16, validate_every=validate_every)
-        name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe
+        name = Path(recipe).stem if recipe.endswith((".yaml", ".yml")) else recipe_name(recipe)
         for term, given in (("feature", features), ("identity", identity)):
             if given is not None and not getattr(settings.losses, term):
                 raise BadInputError(f"{recipe} has no {term} loss, for which {given} is")
@@ -83,33 +84,6 @@ def fit(
 
 
 @app.command()
-def divide(
-    checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors or best.safetensors.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that receives the parts.")],
-    megabytes: Annotated[float, typer.Option(min=0.001, help="Of a part, at most.")] = 16.0,
-    state: Annotated[bool, typer.Option("--state", help="With the optimisers' state, which is twice the weights in float32.")] = False,
-) -> None:
-    """Divide a checkpoint, in fp16, into files small enough to be carried; see unite. Of a last.safetensors the averaged weights."""
-    from training import checkpoint as files
-
-    with _plain_errors():
-        for part in files.divide(checkpoint, out, int(megabytes * 1e6), state):
-            typer.echo(part)
-
-
-@app.command()
-def unite(
-    parts: Annotated[list[Path], typer.Argument(help="What divide wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/last.safetensors.")],
-) -> None:
-    """Make one checkpoint of its parts; fit --resume goes on from a last.safetensors, fit --start begins with a best.safetensors."""
-    from training import checkpoint as files
-
-    with _plain_errors():
-        files.unite(parts, out)
-
-
-@app.command()
 def average(
     checkpoint: Annotated[Path, typer.Argument(help="A last.safetensors.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/best.safetensors.")],
@@ -119,6 +93,32 @@ def average(
 
     with _plain_errors():
         files.average(checkpoint, out)
+
+
+@app.command()
+def grow(
+    source: Annotated[str, typer.Argument(help="A best.safetensors or last.safetensors, or a bundle: a name or a folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, say runs/mtun/grown.safetensors.")],
+    width: Annotated[int | None, typer.Option(help="Channels, as the network's hyper-parameter counts them.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="Of csrip: residual blocks of its three modules, as 7,7,7.")] = None,
+    stacks: Annotated[int | None, typer.Option(help="Of mtun: hourglasses.")] = None,
+    others: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another of its sizes, as tail=1.")] = None,
+    noise: Annotated[float, typer.Option(help="0 to 1: tells the copies of a channel apart, say 0.5 where training goes on.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of this noise, and of the blocks that are added.")] = 0,
+) -> None:
+    """Make a trained network larger without a change of what it computes; without a size, as large as it was published.
+
+    fit --start goes on with the file, and fhrt export makes a bundle of it.
+    """
+    from training.grow import grow_from
+
+    with _plain_errors():
+        sizes: dict[str, int | list[int]] = {name: value for name, value in (("width", width), ("stacks", stacks)) if value is not None}
+        for each in ([] if blocks is None else [f"blocks={blocks}"]) + (others or []):
+            name, _, value = each.partition("=")
+            sizes[name] = _size(each, value)
+        difference = grow_from(source, out, sizes, noise, seed)
+    typer.echo(f"{out}: differs from {source} by at most {difference:.1e}")
 
 
 @app.command()
@@ -234,26 +234,37 @@ def detector(
 
 @app.command()
 def dictionary(
-    name: Annotated[str, typer.Argument(help="mnce, lle or lcr; or denoiser: mnce's alone, for --denoiser.")],
+    name: Annotated[str, typer.Argument(help="mnce, mnce-ridge, lle or lcr; or denoiser: mnce's alone, for --denoiser.")],
     data: Annotated[Path, typer.Option(help="Folder with the face shards.")],
     out: Annotated[Path, typer.Option(help="Folder that receives NAME.safetensors.")] = Path("runs/dictionary"),
-    denoiser: Annotated[Path | None, typer.Option(help="An earlier mnce.safetensors or denoiser.safetensors, for mnce.")] = None,
+    denoiser: Annotated[
+        str | None, typer.Option(help="For mnce, mnce-ridge: whose to take, an earlier file's or a bundle's: mnce-ridge, FOLDER.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE, a hyper-parameter: layers=2, faces=20000, steps=1 (of the regularisation) …"),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only so many training faces.")] = None,
     device: Annotated[str, typer.Option(help="For the denoiser's training: cpu, cuda …")] = "cpu",
     steps: Annotated[int, typer.Option(min=1, help="Of the denoiser's training.")] = 1100,
     batch: Annotated[int, typer.Option(min=1, help="Faces of one of these steps.")] = 8,
 ) -> None:
-    """Fill the dictionary of a neighbour embedding; for mnce, train its denoiser first."""
-    from training.dictionary import build_denoiser, build_embedding, build_mnce
+    """Fill the dictionary of a neighbour embedding; for mnce and mnce-ridge, train the denoiser first and show what each step brings."""
+    from training.dictionary import MNCES, build_denoiser, build_embedding, build_mnce, hyper_parameters
 
     with _plain_errors():
         _ready(out, device)
+        name = find_name(name, ("denoiser", *SYSTEMS)) or name
         if name == "denoiser":
+            if settings:
+                raise BadInputError(f"the denoiser has no hyper-parameters to --set, {settings[0]} is for the dictionary")
             made = build_denoiser(data, out, limit, steps, device=device, batch=batch)
-        elif name == "mnce":
-            made = build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch)
         else:
-            made = build_embedding(name, data, out, limit)
+            hparams = hyper_parameters(name, settings or [])
+            if name in MNCES:
+                made = build_mnce(data, out, limit, steps, denoiser, device=device, batch=batch, name=name, **hparams)
+            else:
+                made = build_embedding(name, data, out, limit, **hparams)
     typer.echo(made)
 
 
@@ -283,6 +294,15 @@ def _ready(out: Path, device: str) -> None:
 def _changed(settings: Recipe, **changes: Any) -> Recipe:
     """A recipe with what was asked for on the command line."""
     return settings.model_copy(update={name: value for name, value in changes.items() if value is not None})
+
+
+def _size(option: str, value: str) -> int | list[int]:
+    """``7`` or ``7,7,7``. Raises BadInputError."""
+    try:
+        numbers = [int(number) for number in value.split(",")]
+    except ValueError as error:
+        raise BadInputError(f"a size is a whole number or several with commas, as width=32 or blocks=7,7,7, not {option}") from error
+    return numbers if "," in value else numbers[0]
 
 
 @contextmanager

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_bytes
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fhrt.errors import BadInputError, WeightsError
-from fhrt.files import write_bytes
 
 
 def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -41,52 +37,6 @@ def refuse_to_overwrite(out: Path) -> None:
     """Raises BadInputError where the folder holds a run, whose checkpoints another one's would replace."""
     if any((out / name).exists() for name in ("last.safetensors", "best.safetensors")):
         raise BadInputError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
-
-
-def divide(path: Path, folder: Path, part: int, state: bool = False) -> list[Path]:
-    """A checkpoint as files ``NAME-DIGEST-000-of-007.part`` … of at most ``part`` bytes in ``folder``, which `unite` makes one of again.
-
-    Its numbers in fp16. Of a ``last.safetensors`` only the averaged weights and the discriminator, unless ``state``: a run that resumes
-    goes on from the average, with optimisers begun anew. Parts of an earlier checkpoint of that name are removed. Raises WeightsError.
-    """
-    tensors, about = load(path)
-    if not state and unpack("average", tensors):
-        tensors = {key: value for key, value in tensors.items() if "optimiser." not in key and not key.startswith("model.")}
-    tensors = {key: value.half() if value.dtype == torch.float32 and "optimiser." not in key else value for key, value in tensors.items()}
-    whole = save_bytes({key: value.contiguous() for key, value in tensors.items()}, {"fhrt": json.dumps(about)})
-    digest = hashlib.sha256(whole).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    count = -(-len(whole) // part)
-    for number in range(count):
-        parts.append(folder / f"{path.stem}-{digest}-{number:03d}-of-{count:03d}.part")
-        write_bytes(parts[-1], whole[number * part : (number + 1) * part])
-    for earlier in set(folder.glob(f"{path.stem}-*-of-*.part")) - set(parts):
-        earlier.unlink()
-    return parts
-
-
-def unite(parts: Sequence[Path], path: Path) -> None:
-    """Write the checkpoint that `divide` made parts of, its numbers in float32 again, the average also as the weights that it stands for.
-
-    Raises WeightsError where a part is missing.
-    """
-    named = sorted({each.name: each for each in parts}.items())
-    try:
-        whole = b"".join(each.read_bytes() for _, each in named)
-    except OSError as error:
-        raise WeightsError(f"{error.filename} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(whole).hexdigest()[:16]
-    if not named or any(f"-{digest}-" not in name for name, _ in named):
-        raise WeightsError(f"{named[0][0] if named else 'no file'} and {len(named[1:])} more: not all parts of one checkpoint, or damaged")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    narrow = write_bytes(path.with_suffix(".united"), whole)
-    try:
-        tensors, about = load(narrow)
-    finally:
-        narrow.unlink()
-    tensors = pack("model", {key: value.clone() for key, value in unpack("average", tensors).items()}) | tensors
-    save(path, {key: value.float() if value.dtype == torch.float16 else value for key, value in tensors.items()}, about)
 
 
 def average(path: Path, out: Path) -> None:

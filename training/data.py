@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fhrt.protocols.pairs import Pairs, make_pairs
+from fhrt.protocols.pairs import Pairs, make_pairs, reduction_matrix
 from fhrt.protocols.pose import PoseRange
 from training.faces import FaceSet
 from training.recipe import Mix
@@ -95,6 +96,22 @@ def labels(faces: FaceSet, drawn: Draw) -> tuple[Tensor | None, Tensor | None, T
     if faces.people is not None:
         identity = torch.from_numpy(faces.people.identity[drawn.index])
     return points, visible, identity
+
+
+def decimated(faces: Tensor, side: int) -> Tensor:
+    """HR faces [N, 3, H, H] at ``side`` pixels, H / ``side`` a whole number: blurred and decimated as the loose LR faces are, and in phase
+    with them (`fhrt.protocols.pairs.reduction_matrix`).
+    """
+    if side == faces.shape[2]:
+        return faces
+    matrix = _reduction(faces.shape[2], side, faces.device)
+    return matrix @ faces @ matrix.T
+
+
+@lru_cache(maxsize=8)
+def _reduction(source: int, target: int, device: torch.device) -> Tensor:
+    """Made once: a captured step must find it on its device."""
+    return torch.tensor(reduction_matrix(source, source // target), device=device)
 
 
 def _tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,7 +25,7 @@ from fhrt.models.detector import COARSEST, STRIDE, UNIT, Detector, Maps
 from fhrt.protocols.frames import HELD_BACK, walk_frames
 from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
-from training.device import check_device
+from training.device import check_device, in_bf16
 from training.faces import describe, load_faces
 from training.loop import DivergedError
 from training.scenes import SIDE, Photograph, Scene, make_scene
@@ -146,7 +146,7 @@ def train_detector(
 ) -> dict[str, float]:  # fmt: skip
     """Train `Detector` in the folder ``out`` (``last.safetensors``, ``best.safetensors``) to its last step; gives its best recalls.
 
-    AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, bfloat16. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
+    AdamW, warm-up and cosine decay to 0 from ``lr``, moving average, `in_bf16`. Stops at Ctrl-C; ``resume`` goes on, ``start`` begins with
     the weights of a bundle folder. Raises BadInputError for what the archives' readers refuse and for a folder that holds a run which is
     not resumed, WeightsError for a bundle or checkpoint that is damaged or another network's, UnknownModelError where there is no such
     bundle, DivergedError.
@@ -202,7 +202,7 @@ def train_detector(
             for wanted in loader:
                 wanted = Targets(*(each.to(device) for each in wanted))
                 frame = (wanted.frame.float() / 255).to(memory_format=torch.channels_last)
-                with torch.autocast(frame.device.type, torch.bfloat16):
+                with in_bf16(frame.device.type):
                     maps = model(frame)
                 terms = losses(maps, wanted)
                 loss = torch.stack(list(terms.values())).sum()

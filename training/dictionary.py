@@ -1,8 +1,9 @@
-"""Dictionaries of the neighbour embeddings (MNCE, LLE, LcR) made from the face shards, and the denoiser that MNCE regularises with."""
+"""Dictionaries of the neighbour embeddings (MNCE, mnce-ridge, LLE, LcR) made from the face shards, and the denoiser of the first two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,25 +13,51 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from torch import Tensor
 
-from fhrt.errors import BadInputError
+from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.rewrite import rewrite
+from fhrt.metrics import psnr, ssim
 from fhrt.models.denoiser import Denoiser, regularise
-from fhrt.models.mnce import MNCE
+from fhrt.models.mnce import MNCE, MNCERidge
 from fhrt.models.neighbours import LCR, LLE
 from fhrt.protocols.archive import read_faces
 from fhrt.protocols.pairs import make_pairs
-from fhrt.resample import resize
+from fhrt.resample import resize, to_uint8
 from training import checkpoint
+from training.device import in_bf16
 from training.faces import describe
-from training.validation import run
+from training.unfold import bundle_weights, unfold
 
+MNCES: dict[str, type[MNCE]] = {"mnce": MNCE, "mnce-ridge": MNCERidge}
 EMBEDDINGS: dict[str, type[LLE] | type[LCR]] = {"lle": LLE, "lcr": LCR}
 SIGMA = 50.0  # of the denoiser's Gaussian noise, at most, on [0, 255]
 _CHUNK = 64  # faces at a time
 
 Told = Callable[[int], None]
+
+
+def hyper_parameters(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Hyper-parameters of the dictionary ``name`` from texts "KEY=VALUE", each of its default's type.
+
+    Raises BadInputError for a name that is no dictionary, and for keys and values that it does not take.
+    """
+    homes: dict[str, type[torch.nn.Module]] = {**MNCES, **EMBEDDINGS}
+    if name not in homes:
+        raise BadInputError(f"name must be one of {', '.join(homes)}, not {name!r}")
+    defaults = {key: each.default for key, each in inspect.signature(homes[name]).parameters.items()}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in defaults:
+            raise BadInputError(f"{name} has no hyper-parameter {key!r}; there are: {', '.join(defaults)}")
+        kind = type(defaults[key])
+        try:
+            values[key] = kind(text)
+        except ValueError as error:
+            raise BadInputError(f"{key} must be {'a whole number' if kind is int else 'a number'}, not {text!r}") from error
+    return values
 
 
 def read_pairs(data: Path, split: str, side: int, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -70,7 +97,7 @@ def train_denoiser(
             clean = clean.flip(3)
         sigma = torch.rand(batch, 1, 1, 1, generator=noises, device=device) * SIGMA / 127.5
         noisy = clean + sigma * torch.randn(clean.shape, generator=noises, device=device)
-        with torch.autocast(clean.device.type, torch.bfloat16):
+        with in_bf16(clean.device.type):
             noise = denoiser.layers(noisy.contiguous(memory_format=torch.channels_last))
         loss = (noisy - noise.float() - clean).square().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -88,7 +115,7 @@ def regularise_all(model: MNCE, lr: Tensor, told: Told | None = None) -> Tensor:
     folded = rewrite(model.denoiser).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def denoise(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_bf16("cpu"):
             return x - folded.layers(x.contiguous(memory_format=torch.channels_last)).float()
 
     out = torch.empty(len(lr), 3, model.reduction.side, model.reduction.side, dtype=torch.float16)
@@ -105,33 +132,38 @@ def build_mnce(
     out: Path,
     limit: int | None = None,
     denoiser_steps: int = 1100,
-    denoiser: Path | None = None,
+    denoiser: str | Path | None = None,
     seed: int = 0,
     device: str = "cpu",
     batch: int = 8,
+    name: str = "mnce",
     **hparams: Any,
 ) -> Path:
-    """Train the denoiser, regularise the training faces, fit MNCE to them; writes ``out/mnce.safetensors`` and returns it.
+    """Train the denoiser, regularise the training faces, fit a system to them; writes ``out/NAME.safetensors`` and returns it.
 
     limit: training faces to use. device, batch: of the denoiser's training. denoiser: a file that this function or `build_denoiser` wrote,
-    to take its denoiser in place of training one. hparams: of `MNCE`. With 24,000 faces: about 10 GB of memory. Raises BadInputError
-    for hyper-parameters that do not fit, or fewer faces than the dictionary is to hold.
+    or a bundle's name or folder, to take its denoiser in place of training one. name: "mnce" or "mnce-ridge". hparams: of `MNCE` or
+    `MNCERidge`. mnce-ridge with 24,000 faces: about 10 GB of memory. Prints what each step of the method makes of the validation split.
+    Raises BadInputError for hyper-parameters that do not fit, or fewer faces than the dictionary is to hold; WeightsError and
+    UnknownModelError where there is no such denoiser.
     """
     torch.manual_seed(seed)
-    model = MNCE(**hparams).eval()
+    model = MNCES[name](**hparams).eval()
     with _bar() as told:
         told("reading the faces", None)
         lr, truth = read_pairs(data, "train", model.reduction.side, limit)
         chosen = _choose(len(lr), model.faces, seed)
         if denoiser is not None:
-            saved = checkpoint.unpack("denoiser", checkpoint.load(denoiser)[0])
-            model.denoiser.load_state_dict(saved)
+            _take_denoiser(model, denoiser, lr[:_CHUNK])
         elif model.steps > 0:
             _denoise(model, truth, denoiser_steps, seed, batch, device, told)
+        used = len(lr)
+        if model.first is None:  # nothing looks at the faces that are not in the dictionary
+            lr, truth, chosen = lr[chosen], truth[chosen], torch.arange(len(chosen))
         x = regularise_all(model, lr, told("regularising the faces", len(lr)))
         told("filling the dictionary", None)
         model.build(x, truth, chosen)
-    return _save(model, "mnce", data, out, hparams, len(lr))
+    return _save(model, name, data, out, hparams, used)
 
 
 def build_denoiser(
@@ -139,7 +171,7 @@ def build_denoiser(
 ) -> Path:
     """Train MNCE's denoiser alone; writes ``out/denoiser.safetensors``, which `build_mnce` takes, and returns it.
 
-    For a device that is lent: the dictionary is filled on the CPU, and takes minutes and much memory there. Arguments as of `build_mnce`.
+    For a machine with a GPU: the dictionary is filled on the CPU, which takes minutes and much memory. Arguments as of `build_mnce`.
     """
     torch.manual_seed(seed)
     model, path = MNCE(), out / "denoiser.safetensors"
@@ -150,6 +182,19 @@ def build_denoiser(
     about = {"model": "mnce", "part": "denoiser", "data": describe(data, "train", len(truth)), "step": steps}
     checkpoint.save(path, checkpoint.pack("denoiser", model.denoiser.state_dict()), about)
     return path
+
+
+def _take_denoiser(model: MNCE, source: str | Path, lr: Tensor) -> None:
+    """lr [N, 3, 16, 16]: of some faces, for `unfold`. Raises UnknownModelError, or WeightsError where there is no such denoiser."""
+    if Path(source).is_file():
+        saved = checkpoint.unpack("denoiser", checkpoint.load(Path(source))[0])
+        try:
+            model.denoiser.load_state_dict(saved)
+        except RuntimeError as error:
+            raise WeightsError(f"{source} holds no denoiser") from error
+        return
+    weights = checkpoint.unpack("denoiser", bundle_weights(source))
+    model.denoiser = unfold(Denoiser(), weights, model.reduction.enlarge(lr)).eval()  # type: ignore[assignment]
 
 
 def _denoise(model: MNCE, truth: Tensor, steps: int, seed: int, batch: int, device: str, told: Callable[[str, int | None], Told]) -> None:
@@ -188,24 +233,37 @@ def _unit(pictures: NDArray[Any]) -> Tensor:
 
 def _save(model: MNCE | LLE | LCR, name: str, data: Path, out: Path, hparams: dict[str, Any], used: int) -> Path:
     """Floats in fp16 (the scales of the codes stay float32), codes in uint8, the validation split's PSNR in the description."""
-    lr, hr = _validation_pairs(data)
     model.load_state_dict({key: _narrow(key, value) for key, value in model.state_dict().items()})
-    sr, _ = run(model, lr, torch.device("cpu"))
-    model.eval()
-    error = ((sr.astype(np.float64) - hr) ** 2).mean(axis=(1, 2, 3))
-    score = float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9))))
+    scores = _validate(model.eval(), data)
+    last = list(scores.values())[-1]
     path = out / f"{name}.safetensors"
     tensors = {key: _narrow(key, value) for key, value in model.state_dict().items()}
     about = {"model": name, "hparams": hparams, "data": describe(data, "train", used), "entries": model.faces}
-    about["validation"] = {"aligned_psnr": score}
+    about["validation"] = {"aligned_psnr": last[0], "steps": scores}
     checkpoint.save(path, tensors, about)
-    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, validation {score:.3f} dB")
+    if len(scores) > 1:
+        table = Table("step", "PSNR", "SSIM", title="validation split, aligned")
+        for step, (decibels, structure) in scores.items():
+            table.add_row(step, f"{decibels:.2f}", f"{structure:.4f}")
+        Console().print(table)
+    Console().print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, validation {last[0]:.3f} dB")
     return path
 
 
-def _validation_pairs(data: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+@torch.no_grad()
+def _validate(model: MNCE | LLE | LCR, data: Path) -> dict[str, tuple[float, float]]:
+    """Mean PSNR (dB) and SSIM of the validation split under `aligned`, by step of the method; the last step's are the system's."""
     pairs = make_pairs(read_faces(data, "val"), "aligned", np.random.default_rng(0))
-    return pairs.lr, pairs.hr
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    for start in range(0, len(pairs.lr), _CHUNK):
+        lr, hr = _unit(pairs.lr[start : start + _CHUNK]), pairs.hr[start : start + _CHUNK]
+        made = model.stages(lr) if isinstance(model, MNCE) else {"sr": model(lr).sr}
+        truth = np.ascontiguousarray(hr.transpose(0, 2, 3, 1))
+        for step, picture in made.items():
+            sr = np.ascontiguousarray(to_uint8((picture.numpy() + 1) * 127.5).transpose(0, 2, 3, 1))
+            scores.setdefault(step, []).append(np.stack([psnr(sr, truth), ssim(sr, truth)]))
+    means = {step: np.concatenate(each, axis=1).mean(axis=1).tolist() for step, each in scores.items()}
+    return {step: (decibels, structure) for step, (decibels, structure) in means.items()}
 
 
 def _narrow(key: str, value: Tensor) -> Tensor:

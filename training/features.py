@@ -19,7 +19,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures th
 
 
 class FeatureLoss(nn.Module):
-    """Mean squared difference of VGG-19's relu3_2 features (Johnson et al., 2016, eq. 2; MTUN, eq. 3).
+    """Mean squared difference of VGG-19's relu3_2 features (Johnson et al., 2016, eq. 2; MTUN, eq. 2).
 
     path: a state dict in torchvision's naming (``features.0.weight`` …), as ``.pth`` or ``.safetensors``; what is not needed is left
     alone. Raises WeightsError where it lacks a layer or cannot be read.

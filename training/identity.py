@@ -25,20 +25,18 @@ from fhrt.models.recognition import SIDE, shrink
 from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
 from fhrt.protocols.archive import LOOSE, MARGIN, TIGHT
 from training import checkpoint
-from training.device import fits, held
+from training.data import decimated
+from training.device import fits, held, in_bf16
 from training.faces import FaceSet
 
-LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §IV
+LR, DECAY, DECAY_EPOCHS = 1e-4, 1 / 3, 20  # C-SRIP §3.4
 SHIFT = 6  # pixels of the 192×192 face that a random crop moves it by, at most
 HELD_BACK = 4  # an identity with at least so many faces gives one to validation
 
 
 def at_scale(faces: Tensor, scale: int) -> Tensor:
     """Residual images [N, 3, 24·scale, 24·scale] of faces [N, 3, 192, 192] in [-1, 1]: what the network of that scale looks at."""
-    side = LOOSE * scale // 8
-    if side != faces.shape[2]:
-        faces = F.interpolate(faces, (side, side), mode="bicubic", antialias=True)
-    return residual_image(faces, SIGMAS[scale])
+    return residual_image(decimated(faces, LOOSE * scale // 8), SIGMAS[scale])
 
 
 def tight_view(faces: Tensor) -> Tensor:
@@ -113,7 +111,7 @@ def train_identity(
     """Train the network of a view and write ``out/NAME.safetensors``; returns its accuracy on faces held back.
 
     Adam 1e-4, a third of it every 20 epochs, mirrors and random crops, stops after ``patience`` epochs without a better one (C-SRIP
-    §IV), or after the epoch that ends later than ``seconds``. In bf16, which with channels last is three times as fast on a CPU that has
+    §3.4), or after the epoch that ends later than ``seconds``. In bf16, which with channels last is three times as fast on a CPU that has
     it. On a device that has room for the faces they are held there. Raises BadInputError where fewer than two identities are known.
     """
     if faces.people is None or faces.people.count < 2:
@@ -137,7 +135,7 @@ def train_identity(
             moves = _moves(len(some), rng)
             moved = _augmented(faces.pictures[some], *moves).to(device) if pictures is None else _augmented_there(pictures, some, *moves)
             seen = view.look(moved).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(place.type, torch.bfloat16):
+            with in_bf16(place.type):
                 logits = network(seen)
             loss = F.cross_entropy(logits.float(), torch.from_numpy(people.identity[some]).to(device))
             optimiser.zero_grad(set_to_none=True)

@@ -28,14 +28,14 @@ from fhrt.runtime.bundle import open_bundle
 from training import checkpoint
 from training.capture import CapturedStep
 from training.data import Batch, Batches, FromMemory, Source, make_batch
-from training.device import THREADS, OnDevice, check_device, fits
+from training.device import THREADS, OnDevice, check_device, computes_bf16, fits
 from training.faces import FaceSet, describe, load_faces
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
 from training.losses import discriminator_loss
-from training.objective import Objective
+from training.objective import Objective, batch_norms
 from training.recipe import Recipe
-from training.unfold import bundle_weights, unfold
+from training.unfold import bundle_weights, calibrate, unfold
 from training.validation import Validation
 
 SAVE_SECONDS = 240.0
@@ -50,10 +50,15 @@ class DivergedError(FhrtError):
     """The loss became NaN or infinite; no weight was touched by it, and the last checkpoint is intact."""
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine decay to ``lr × lr_floor`` at the last step."""
+def learning_rate(step: int, recipe: Recipe, epoch: int) -> float:
+    """Linear warm-up, then what the recipe's schedule says: cosine decay to ``lr × lr_floor`` at the last step, or ``lr × decay`` after
+    every ``epoch`` steps, or after some of them.
+    """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
+    if recipe.decay is not None:
+        done = step // epoch
+        return recipe.lr * recipe.decay ** (done if recipe.schedule == "exponential" else sum(done >= each for each in recipe.decay_epochs))
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.lr * (recipe.lr_floor + (1 - recipe.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
@@ -83,12 +88,16 @@ class Trainer:
         made = models.system(recipe.model).made
         if made != "fit":
             raise BadInputError(f"{recipe.model} has no recipe: python -m training {made} {recipe.model} --data {data}")
+        if recipe.losses.feature and features is None:
+            raise BadInputError(f"{recipe.model}'s recipe has a feature loss: give VGG-19's weights with --features FILE")
         # Training the STN ran at a twentieth of its speed on denormal floats.
         torch.set_flush_denormal(True)
         self.fabric = _fabric(out, device, devices)
         self.fabric.launch()
         torch.manual_seed(recipe.seed)
         self.recipe, self.out, self.device = recipe, out, self.fabric.device
+        if recipe.bf16 and not computes_bf16(self.device.type):
+            self.recipe = recipe = recipe.model_copy(update={"bf16": False})
         on_cuda = self.device.type == "cuda"
         torch.backends.cudnn.benchmark = on_cuda  # a step's sizes are the same every time
         self.check_every = check_every or (CHECK_EVERY if on_cuda else 1)
@@ -109,6 +118,9 @@ class Trainer:
             critic = SRGANDiscriminator() if recipe.discriminator == "srgan" else Discriminator()
             self.critic, self.critic_optimiser = self.fabric.setup(critic, _optimiser(list(critic.parameters()), recipe, self.device))
         self.step, self.best, self.best_step = 0, -math.inf, 0
+        self.epoch = -(-len(self.faces) // (recipe.batch * self.fabric.world_size))  # steps
+        self.norms = self._norms()
+        self.frozen: list[nn.Module] = []  # of these, those that keep their statistics
         # What a captured step reads anew at every replay lies on the device.
         self.rate, self.decay = (torch.zeros((), dtype=dtype, device=self.device) for dtype in (torch.float32, torch.float64))
         self.captured = CapturedStep(self._update) if on_cuda and captured and devices == 1 and self.check_every > 1 else None
@@ -116,8 +128,7 @@ class Trainer:
         self.checked_step = 0
         self.unchecked: list[dict[str, Tensor]] = []  # what came of the steps since
         self.earlier_steps, self.start = 0, ""  # of the run whose weights this one began with; what the bundle says of its training
-        if recipe.losses.feature and features is None:
-            self.console.print("without the feature loss: its network's weights were not given (--features FILE)", style="yellow")
+        self.grown = ""  # the sizes that these weights' network had before it grew
         if recipe.losses.identity and identity is None:
             self.console.print("without the identity term: its networks were not given (--identity FOLDER)", style="yellow")
 
@@ -143,8 +154,11 @@ class Trainer:
         batch = batch.to(self.device)
         if self.check_every > 1 and not self.checked:
             self.checked, self.checked_step = self._copied(), self.step
-        self.rate.fill_(learning_rate(self.step, self.recipe))
+        self._freeze()
+        self.rate.fill_(learning_rate(self.step, self.recipe, self.epoch))
         self.decay.fill_(self._average_decay())
+        losses = self.recipe.losses
+        self.objective.module.adversarial.fill_(losses.adversarial * max(0.5, losses.adversarial_decay ** (self.step // self.epoch)))
         localise_only = self.step < self.recipe.localise_steps
         told = self._update(batch, localise_only) if self.captured is None else self.captured(batch, localise_only)
         self.step += 1
@@ -160,11 +174,14 @@ class Trainer:
         told: Any = self.fabric.all_reduce({name: term.detach() for name, term in terms.items()})
         if self.check_every == 1:
             self._refuse("loss", sum(term.item() for term in told.values()))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate if self.optimiser.defaults["capturable"] else learning_rate(self.step, self.recipe)
+        rate = self.rate if self.optimiser.defaults["capturable"] else learning_rate(self.step, self.recipe, self.epoch)
+        optimisers = (self.optimiser,) if self.critic is None else (self.optimiser, self.critic_optimiser)
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+            group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        norm: Any = self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False)
+        most = self.recipe.clip or math.inf
+        norm: Any = self.fabric.clip_gradients(self.objective, self.optimiser, max_norm=most, error_if_nonfinite=False)
         if self.check_every == 1:
             self._refuse("gradient", norm.item())
         else:  # what is found out later must not reach the weights meanwhile
@@ -177,6 +194,30 @@ class Trainer:
             self._critic_step(batch.hr, sr.detach())
         checkpoint.follow(self.average, self.model, self._average_decay() if self.captured is None else self.decay)
         return {**told, GRADIENT: norm.detach()}
+
+    def _norms(self) -> list[tuple[int, list[nn.Module]]]:
+        """Batch norms, and the step from which on they keep their statistics. Raises BadInputError for a network that has none."""
+        recipe = self.recipe
+        if recipe.freeze_norms is None:
+            return []
+        objective, alone = self.objective.module, min(recipe.localise_steps, recipe.steps)
+        every = batch_norms(objective.part)
+        if not every:
+            raise BadInputError(f"freeze_norms needs a network with batch norms; {recipe.model} has none")
+        found = [(alone + round(recipe.freeze_norms * (recipe.steps - alone)), every)]
+        if alone:
+            localising = objective.localising_norms(models.system(recipe.model).lr_side)
+            found.append((round(recipe.freeze_norms * alone), localising))
+        return found
+
+    def _freeze(self) -> None:
+        """Puts the batch norms into the state that this step wants."""
+        frozen = [norm for start, norms in self.norms if self.step >= start for norm in norms]
+        if len(frozen) != len(self.frozen) and self.captured is not None:
+            self.captured = CapturedStep(self._update)
+        self.frozen = frozen
+        for norm in self.norms[0][1] if self.norms else ():
+            norm.train(norm not in frozen)
 
     def _average_decay(self) -> float:
         """The average starts young and grows old, so that early steps do not linger in it."""
@@ -321,7 +362,7 @@ class Trainer:
         return {name: tensor.detach().clone() for name, tensor in self._state().items()}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `_state` gave. Without the optimisers' state, as in a checkpoint made small, these begin anew."""
+        """What `_state` gave."""
         self.model.load_state_dict(checkpoint.unpack("model", tensors))
         self.average = {key: value.to(self.device) for key, value in checkpoint.unpack("average", tensors).items()}
         checkpoint.unpack_optimiser(self.optimiser, "optimiser", tensors)
@@ -335,6 +376,7 @@ class Trainer:
     def _about(self) -> dict[str, Any]:
         kept = {key: getattr(self.recipe, key) for key in ("model", "hparams", "stage")}
         kept |= {"start": self.start} if self.start else {}
+        kept |= {"grown": self.grown} if self.grown else {}
         return kept | {"step": self.step, "earlier_steps": self.earlier_steps, "data": self.data}
 
     def start_from(self, path: Path) -> int:
@@ -351,18 +393,24 @@ class Trainer:
         if not known:
             raise WeightsError(f"{path} holds no weight of {self.recipe.model}")
         self.model.load_state_dict(state | known)
+        if about.get("unseen"):  # of a network that grew
+            calibrate(self.model, about["unseen"], self._seen().to(self.device))
         self.average = checkpoint.plain_state(self.model)
         self.earlier_steps, self.start = about.get("step", 0) + about.get("earlier_steps", 0), about.get("start", "")
+        self.grown = about.get("grown", "")
         return len(known)
+
+    def _seen(self) -> Tensor:
+        """LR faces [`UNFOLD_WITH`, 3, H, W] that normalisations get their statistics from."""
+        return make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
 
     def _unfolded(self, bundle: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights of a bundle as they were before its export, and what is known of them."""
         card = open_bundle(bundle).card
         if card.name != self.recipe.model:
             raise WeightsError(f"{bundle} is a bundle of {card.name}, not of {self.recipe.model}")
-        seen = make_batch(self.faces, self.recipe.mix, UNFOLD_WITH, np.random.default_rng(self.recipe.seed)).lr
         try:
-            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), seen)
+            network = unfold(models.create(card.name, **card.hparams), bundle_weights(bundle), self._seen())
         except WeightsError as error:
             raise WeightsError(f"{bundle}: {error}") from error
         return network.state_dict(), {"start": card.training}
@@ -381,10 +429,8 @@ class Trainer:
         if bool(critic) != (self.critic is not None):
             raise WeightsError(f"{path} is another recipe's: it has {'a' if critic else 'no'} discriminator")
         self._restore(tensors)
-        if not checkpoint.unpack("optimiser", tensors):
-            self.console.print("without the optimiser's state, which the checkpoint leaves out: it begins anew", style="yellow")
         self.step, self.best, self.earlier_steps = about["step"], about["best"], about.get("earlier_steps", 0)
-        self.start = about.get("start", "")
+        self.start, self.grown = about.get("start", ""), about.get("grown", "")
         self.best_step = about.get("best_step", self.step)
 
 
@@ -402,5 +448,7 @@ def _optimiser(parameters: list[nn.Parameter], recipe: Recipe, device: torch.dev
     on_cuda = device.type == "cuda"
     lr: Any = torch.tensor(recipe.lr, device=device) if on_cuda else recipe.lr
     if recipe.optimiser == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=0.9, eps=1e-8, capturable=on_cuda)
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=recipe.alpha, eps=1e-8, capturable=on_cuda)
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=lr, capturable=on_cuda)
     return torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-4, capturable=on_cuda)

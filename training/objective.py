@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fhrt.errors import BadInputError
 from fhrt.models.layers import ModelOutput
-from training.data import Batch
+from training.data import Batch, decimated
 from training.features import FeatureLoss
 from training.identity import IdentityPrior
 from training.landmarks import component_heatmaps
-from training.losses import adversarial_loss, heatmap_loss, picture_losses, theta_loss
+from training.losses import adversarial_loss, corner_loss, heatmap_loss, picture_losses, theta_loss
 from training.recipe import Recipe
 
 
@@ -31,13 +31,21 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.features, self.identity = network, features, identity
         self.recipe = recipe
-        if recipe.localise_steps and not (recipe.losses.theta and any(hasattr(network, one) for one in ("localise", "upright"))):
-            raise BadInputError(f"localise_steps needs a theta loss and a network that localises; {recipe.model} cannot")
+        # TDN lets its weight fall; what a captured step reads anew lies on the device.
+        self.register_buffer("adversarial", torch.tensor(recipe.losses.adversarial), persistent=False)
         if recipe.stage:
             if not hasattr(network, "stage") or recipe.stage not in dict(network.named_children()):
                 raise BadInputError(f"{recipe.model} has no stage {recipe.stage!r}")
             network.requires_grad_(False)
             network.get_submodule(recipe.stage).requires_grad_(True)
+        located = recipe.losses.theta or recipe.losses.corners
+        if recipe.localise_steps and not (located and any(hasattr(self.part, one) for one in ("localise", "upright"))):
+            raise BadInputError(f"localise_steps needs a theta or corners loss and a network that localises; {recipe.model} cannot")
+
+    @property
+    def part(self) -> Any:
+        """What is trained: the network, or its stage."""
+        return self.network.get_submodule(self.recipe.stage) if self.recipe.stage else self.network
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that a step changes."""
@@ -54,28 +62,27 @@ class Objective(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         weights = self.recipe.losses
         terms: dict[str, Tensor] = {}
-        network: Any = self.network
-        if weights.theta and hasattr(network, "localise"):
+        if (weights.theta or weights.corners) and hasattr(self.part, "localise"):
             # In float32: in bf16 the large terms that cancel in an angle near 0 leave an error of about 0.01, measured.
-            first, theta = network.localise(batch.lr)
-            terms["theta"] = weights.theta * (theta_loss(first, batch.theta) + theta_loss(theta, batch.theta))
+            first, theta = self.part.localise(batch.lr)
+            terms |= self._located(batch, first, theta)
             if localise_only:
                 return terms, None
             with self._autocast(batch):
-                output = ModelOutput(network.restore(batch.lr, theta))
+                output = ModelOutput(self.part.restore(batch.lr, theta))
         else:
             with self._autocast(batch):
                 if localise_only:
-                    _, upright = network.upright(batch.lr)
-                    return {"theta": weights.theta * theta_loss(upright.float(), batch.theta)}, None
+                    _, *thetas = self.part.upright(batch.lr)
+                    return self._located(batch, *thetas), None
                 output = self.output(batch.lr)
-            if weights.theta and output.theta is not None:
-                terms["theta"] = weights.theta * theta_loss(output.theta.float(), batch.theta)
+            if output.theta is not None:
+                terms |= self._located(batch, *(each for each in (output.theta, output.first_theta) if each is not None))
         if weights.heatmap and batch.points is not None and batch.visible is not None:
             target = component_heatmaps(batch.points, batch.visible, output.heatmaps[-1].shape[-1])
             terms["heatmap"] = weights.heatmap * heatmap_loss(tuple(each.float() for each in output.heatmaps), target)
         for each in output.coarser:
-            named = picture_losses(each.float(), reduced(batch.hr, each), weights)
+            named = picture_losses(each.float(), decimated(batch.hr, each.shape[-1]), weights)
             terms |= {f"{name}_{each.shape[-1] // batch.lr.shape[-1]}x": term for name, term in named.items()}
         sr = output.sr.float()
         hr = reduced(batch.hr, sr)
@@ -86,11 +93,37 @@ class Objective(nn.Module):
             pictures = {each.shape[-1] // batch.lr.shape[-1]: each.float() for each in (*output.coarser, sr)}
             terms["identity"] = weights.identity * self.identity(pictures, batch.identity)
         if critic is not None:
-            terms["adversarial"] = weights.adversarial * adversarial_loss(critic(sr))
+            terms["adversarial"] = self.adversarial * adversarial_loss(critic(sr))
         return terms, sr
+
+    def localising_norms(self, side: int) -> list[nn.Module]:
+        """The batch norms that LR faces of ``side`` pixels pass on the way to theta: those that a step which localises only trains."""
+        part, passed, lr = self.part.eval(), list[nn.Module](), torch.zeros(1, 3, side, side, device=self.adversarial.device)
+        hooks = [norm.register_forward_pre_hook(lambda norm, _: passed.append(norm)) for norm in batch_norms(part)]
+        with torch.no_grad():
+            part.localise(lr) if hasattr(part, "localise") else part.upright(lr)
+        for hook in hooks:
+            hook.remove()
+        part.train()
+        return passed
+
+    def _located(self, batch: Batch, *thetas: Tensor) -> dict[str, Tensor]:
+        """The terms of where the face is, summed over a network's looks."""
+        weights, terms = self.recipe.losses, {}
+        each = [theta.float() for theta in thetas]
+        if weights.theta:
+            terms["theta"] = weights.theta * torch.stack([theta_loss(theta, batch.theta) for theta in each]).sum()
+        if weights.corners:
+            side = batch.hr.shape[-1]
+            terms["corners"] = weights.corners * torch.stack([corner_loss(theta, batch.theta, side) for theta in each]).sum()
+        return terms
 
     def _autocast(self, batch: Batch) -> torch.autocast:
         return torch.autocast(batch.lr.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def reduced(hr: Tensor, like: Tensor) -> Tensor:

@@ -35,9 +35,12 @@ def measure(recipe: Recipe, data: Path | FaceSet, out: Path, seconds: float, **o
     """Faces per second of the whole, of the steps with one batch alone and of the batches alone, each for so many seconds; operations.
 
     options: of `Trainer`. A multiply-add counts as two operations; convolutions and matrix products are counted, fhrt's own kernels are
-    not. The peak is what a matrix product reached in the recipe's type.
+    not. The peak is what a matrix product reached in the recipe's type. Of steps that make
+    pictures, without the recipe's feature term.
     """
+    recipe = recipe.model_copy(update={"localise_steps": 0, "losses": recipe.losses.model_copy(update={"feature": 0.0})})
     trainer = Trainer(recipe, data, out, **options)
+    recipe = trainer.recipe  # which may have less than was asked for: no bf16
     batches = Batches(trainer.source, recipe.mix, recipe.batch, recipe.seed, threads=trainer.threads)
     with closing(batches):
         ahead = iter(batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -68,6 +69,25 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], seen: Tensor) -> nn.M
         for hook in hooks:
             hook.remove()
     return network.train()
+
+
+def calibrate(network: nn.Module, norms: Collection[str], seen: Tensor) -> None:
+    """Gives the normalisations of these names the statistics of what they see; in evaluation the network computes what it did.
+
+    seen [N, ...]: some dozens of what the network takes. For blocks that were added, and networks that were unfolded without faces: a step
+    of training, which normalises by its batch, then begins where evaluation stands.
+    """
+    training, hooks = network.training, []
+    with torch.no_grad():
+        for name, norm in network.named_modules():
+            if name in norms and isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                hooks.append(norm.register_forward_pre_hook(_Undo(scale, norm.bias - scale * norm.running_mean)))
+        network.eval()(seen)
+    for hook in hooks:
+        hook.remove()
+    network.train(training)
 
 
 class _Undo:

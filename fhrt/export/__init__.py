@@ -2,6 +2,7 @@
 
 from fhrt.export.bundle import export
 from fhrt.export.detector import export_detector
+from fhrt.export.probe import add_probe
 from fhrt.export.quantise import quantise
 
-__all__ = ["export", "export_detector", "quantise"]
+__all__ = ["add_probe", "export", "export_detector", "quantise"]

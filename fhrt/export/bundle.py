@@ -17,12 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from fhrt.errors import WeightsError
 from fhrt.export.folder import checksums, new_bundle, write_card
 from fhrt.export.graph import named_outputs, to_onnx
+from fhrt.export.probe import add_probe
 from fhrt.export.rewrite import rewrite
 from fhrt.export.weights import externalise, on_grid
 from fhrt.models import create, system
 from fhrt.runtime.bundle import GRAPH, WEIGHTS, open_bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.ort import OrtEngine
+from fhrt.systems import system_name
 
 LICENCE = "Weights: research and non-commercial use only, because of their training data's terms."
 TOLERANCE = {"fit": 1e-4, "dictionary": 2e-3}
@@ -37,6 +39,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
     Raises UnknownModelError; WeightsError when the checkpoint is damaged, is another model's, or when ONNX Runtime's picture differs from
     torch's by more than `TOLERANCE`; BadInputError when ``out`` exists and is no bundle. A bundle appears whole or not at all.
     """
+    name = system_name(name)
     facts = system(name)
     lr_size, sr_size = (facts.lr_side, facts.lr_side), (facts.sr_side, facts.sr_side)
     state, about = read_checkpoint(checkpoint)
@@ -63,6 +66,7 @@ def export(name: str, checkpoint: Path, out: Path, scores: dict[str, dict[str, f
             **counted(numbers, counter, about, folder),
         )
         write_card(card, folder)
+        add_probe(folder)
         _compare(model, folder, TOLERANCE[facts.made])
     return out
 
@@ -84,8 +88,11 @@ def _training(about: dict[str, Any]) -> str:
     if "entries" in about:
         return f"{data}, {about['entries']:,} of them in the dictionary"
     earlier, start = about.get("earlier_steps", 0), about.get("start", "")
+    grown = f"; grown from {about['grown']}" if "grown" in about else ""
+    if start and "step" not in about:  # a bundle's network that grew, and was trained no further
+        return start + grown
     steps = f"{data}, {about.get('step', '?')} steps" + (f" from the weights of {earlier} earlier steps" if earlier else "")
-    return steps + (f"; begun with a bundle's weights: {start}" if start else "")
+    return steps + (f"; begun with a bundle's weights: {start}" if start else "") + grown
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -14,6 +14,7 @@ from fhrt.errors import WeightsError
 from fhrt.export.bundle import counted, read_checkpoint, rewritten
 from fhrt.export.folder import new_bundle, write_card
 from fhrt.export.graph import trace
+from fhrt.export.probe import add_probe
 from fhrt.export.weights import externalise
 from fhrt.models.detector import COARSEST, STRIDE, Detector
 from fhrt.runtime import load_frames
@@ -77,6 +78,7 @@ def export_detector(checkpoint: Path, out: Path, scores: dict[str, dict[str, flo
             **counted(network.parameters(), counter, about, folder),
         )
         write_card(card, folder)
+        add_probe(folder)
         _compare(model, folder)
     return out
 

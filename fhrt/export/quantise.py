@@ -1,8 +1,9 @@
 """Post-training quantisation: the INT8 form of a bundle, beside its fp32 one.
 
 ONNX Runtime's quantiser in QDQ format. What it writes states every scale, so ONNX Runtime, OpenVINO and TensorRT run the same file: int8
-weights with one scale per output channel, int8 activations with one scale per tensor, all symmetric, which is what TensorRT takes. NNCF was
-tried: it drops model-local functions, and with them fhrt's nodes.
+weights with one scale per output channel, int8 activations with one scale per tensor, all symmetric, which is what TensorRT takes. Weights
+are so small that sums overflow on no processor (fhrt/export/saturation.py). NNCF was tried: it drops model-local functions, and with
+them fhrt's nodes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from fhrt.errors import BadInputError
 from fhrt.export.folder import checksums, new_bundle, write_card
+from fhrt.export.probe import add_probe
+from fhrt.export.saturation import LAYERS, SaturatingSession, safe_scales
 from fhrt.export.weights import externalise, halved, internalise
 from fhrt.faces.centres import CentreDetector
 from fhrt.metrics import psnr
@@ -31,11 +34,15 @@ from fhrt.protocols.frames import HELD_BACK, walk_frames
 from fhrt.resample import to_uint8
 from fhrt.runtime import Engine, load
 from fhrt.runtime.batch import whole_pieces
-from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle
+from fhrt.runtime.bundle import GRAPH, INT8_GRAPH, INT8_WEIGHTS, WEIGHTS, open_bundle, read_card
 from fhrt.runtime.card import Card, Int8
+from fhrt.runtime.ort import OrtEngine, OrtFrames, Session
 
 FACES, PHOTOGRAPHS = 300, 64  # to calibrate with
 FEWEST = 32
+SATURATED = 100
+"""Faces, evenly chosen, that are hallucinated as a processor does whose sums saturate: it takes as long as in float32, or longer."""
+
 BATCH = 10
 SEED = 2018
 Feeds = list[dict[str, NDArray[Any]]]
@@ -47,17 +54,13 @@ SAMPLE = 20_000
 CLIPPED = np.linspace(0.15, 1, 60)
 """Shares of the largest value seen that are tried as the range's end."""
 
-LAYERS = ("Conv", "ConvTranspose", "MatMul")
-"""What is quantised where its weight is constant. Gemm is not: those layers end the spatial transformers' localisation, cost next to
-nothing, and a shaking pose is seen at once.
-"""
-
 
 def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], None] = lambda stage: None) -> Path:
     """Write the bundle folder ``out``: that of a model's name or folder with an INT8 form added, and return it.
 
     Calibrated on faces of the archive's train split, its loss measured on the validation split, both under every protocol of the model's
-    size; a detector's on photographs of the frames archive's train split, and on the last 100 of them, which it was not trained with.
+    size; a detector's on photographs of the frames archive's train split, and on the last 100 of them, which it was not trained with. The
+    loss is measured twice: as this processor computes, and as those do whose sums saturate.
     progress: called with what is done next. Raises UnknownModelError, WeightsError; BadInputError for a bundle that has an INT8 form
     already, an archive without these splits or with fewer than 32 faces in one, or an ``out`` that exists and is no bundle. A bundle
     appears whole or not at all.
@@ -74,8 +77,9 @@ def quantise(name: str | Path, data: Path, out: Path, progress: Callable[[str], 
         write_int8(bundle.graph, feeds, folder)
         files = checksums(folder, GRAPH, WEIGHTS, INT8_GRAPH, INT8_WEIGHTS)
         write_card(card.model_copy(update={"sha256": files, "int8": Int8(loss={}, faces=0, backend="none")}), folder)
+        add_probe(folder)
         progress("measuring the loss")
-        write_card(card.model_copy(update={"sha256": files, "int8": measure(folder)}), folder)
+        write_card(read_card(folder).model_copy(update={"int8": measure(folder)}), folder)
     return out
 
 
@@ -89,7 +93,10 @@ def _on_faces(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
     def measure(folder: Path) -> Int8:
         fp32, int8 = load(folder, precision="fp32"), load(folder, precision="int8")
         loss = {protocol: _loss(fp32, int8, validation, protocol) for protocol in protocols}
-        return Int8(loss=loss, faces=len(validation), backend=int8.backend)
+        saturated = OrtEngine(open_bundle(folder), _saturating(folder))
+        some = validation[:: -(-len(validation) // SATURATED)]
+        saturating = {protocol: _loss(fp32, saturated, some, protocol) for protocol in protocols}
+        return Int8(loss=loss, saturating=saturating, faces=len(validation), backend=int8.backend)
 
     return _calibration(data, protocols), measure
 
@@ -101,18 +108,25 @@ def _on_frames(card: Card, data: Path) -> tuple[Feeds, Callable[[Path], Int8]]:
     if len(training) < FEWEST:
         raise BadInputError(f"the train photographs in {data} are {len(photographs)}; quantisation needs at least {HELD_BACK + FEWEST}")
 
+    def precision(detector: CentreDetector) -> float:
+        found = [detector.detect(picture) for _, picture, _ in validation]
+        split = [(np.array([one.box for one in each]), np.array([one.score for one in each])) for each in found]
+        return float(average_precision(match_all(split, [boxes for _, _, boxes in validation])))
+
     def measure(folder: Path) -> Int8:
-        precision: dict[str, float] = {}
-        for form in ("fp32", "int8"):
-            detector = CentreDetector(folder, precision=form, least=0.05)
-            found = [detector.detect(picture) for _, picture, _ in validation]
-            split = [(np.array([one.box for one in each]), np.array([one.score for one in each])) for each in found]
-            precision[form] = float(average_precision(match_all(split, [boxes for _, _, boxes in validation])))
-        loss = round(precision["fp32"] - precision["int8"], 4)
-        return Int8(loss={"average precision": loss}, faces=sum(len(boxes) for _, _, boxes in validation), backend=detector.engine.backend)
+        fp32, int8, saturated = (CentreDetector(folder, precision=form, least=0.05) for form in ("fp32", "int8", "int8"))
+        saturated.engine = OrtFrames(open_bundle(folder), _saturating(folder), "onnxruntime")
+        whole, *rounded = (precision(detector) for detector in (fp32, int8, saturated))
+        loss, saturating = ({"average precision": round(whole - each, 4)} for each in rounded)
+        faces = sum(len(boxes) for _, _, boxes in validation)
+        return Int8(loss=loss, saturating=saturating, faces=faces, backend=int8.engine.backend)
 
     step = -(-len(training) // PHOTOGRAPHS)
     return [{"frame": whole_pieces(picture, card)} for _, picture, _ in training[::step]], measure
+
+
+def _saturating(folder: Path) -> Session:
+    return cast(Session, SaturatingSession(folder / INT8_GRAPH))
 
 
 def write_int8(graph: Path, feeds: Feeds, folder: Path) -> None:
@@ -161,13 +175,17 @@ def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
             return next(self.feeds, None)
 
     _split_concatenations(proto)
-    weights = {tensor.name for tensor in proto.graph.initializer}
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     # Where a dictionary is searched, products with constants make what is searched for: they cost little, and rounded they find others.
     searched = any(node.op_type == "NeighbourEmbedding" for node in proto.graph.node)
     kinds = [kind for kind in LAYERS if not (searched and kind == "MatMul")]
     layers = [node for node in proto.graph.node if node.op_type in kinds]
-    ranges = _ranges(proto, {node.input[0] for node in layers if node.input[1] in weights}, feeds)
-    scales = {name: [{"scale": np.array(end / 127, np.float32), "zero_point": np.array(0, np.int8)}] for name, end in ranges.items()}
+    chosen = [node for node in layers if node.input[1] in weights]
+    ranges = _ranges(proto, {node.input[0] for node in chosen}, feeds)
+    scales = {name: [_scale(end / 127)] for name, end in ranges.items()}
+    for node in chosen:
+        steps = safe_scales(onnx.numpy_helper.to_array(weights[node.input[1]]), node.op_type)
+        scales[node.input[1]] = [_scale(step) | {"axis": int(node.op_type != "Conv")} for step in steps]
     add_pre_process_metadata(proto)  # or it advises to do what `internalise` did
     with TemporaryDirectory() as folder:
         target = Path(folder) / INT8_GRAPH
@@ -191,6 +209,10 @@ def _quantised(proto: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
         quantised = onnx.load(target)
     quantised.ClearField("metadata_props")
     return quantised
+
+
+def _scale(step: float) -> dict[str, Any]:
+    return {"scale": np.array(step, np.float32), "zero_point": np.array(0, np.int8)}
 
 
 def _split_concatenations(proto: onnx.ModelProto) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt.resample import decimation_matrix
+
 Floats = NDArray[np.floating[Any]]
 
 UNMOVED = np.eye(2, 3)
@@ -32,6 +34,9 @@ EYES_IN_BOX = (0.5, 0.38)
 # Side of the crop in canonical squares by network input: the 24 -> 192 systems see the whole head, all others the
 # square.
 CROP_MARGIN = {(24, 24): 1.5}
+# Those systems were trained on LR faces that a Gaussian blurred and decimation made small (C-SRIP; fhrt.protocols.pairs), the others on
+# bicubic ones. For them crops are cut at so many times the LR face's side, and reduced as their training faces were.
+DECIMATED = {(24, 24): 8}
 # Networks that straighten faces were trained on faces of 0.8 to 1 of their input's side, and of a crop that is a little
 # too small they cannot see the rest. On 120 faces set into photographs at 12 to 32 pixels and found by fhrt's own
 # detector (sizes off by 5 to 8 %) lite has 0.1 to 0.4 dB more PSNR with a margin of 1.05 to 1.08 than with none.
@@ -84,6 +89,20 @@ def lr_transform(theta: Floats | None, lr_size: tuple[int, int], sr_size: tuple[
     """Transforms `[..., 2, 3]` from SR pixels to LR pixels: see `face_transform`."""
     to_normalised, to_lr = _grids(lr_size, sr_size)
     return compose(to_lr, to_normalised if theta is None else compose(theta, to_normalised))
+
+
+def decimations(shrink: Floats, side: int, factor: int, finer: int = 1) -> NDArray[np.float32]:
+    """Matrices `[N, finer · side, factor · side]` that reduce lines of crops as C-SRIP's training faces are reduced, and in that phase.
+
+    `shrink` `[N]`: pixels of the frame to one of the LR face. Where it is `factor`, the frame shows as much as an HR face, and the Gaussian
+    has the training faces' σ, (factor − 1) / 3 of its pixels; where it is less, (shrink − 1) / 3, down to none at 1: the frame's own pixels
+    are as large as the LR face's, and the camera has blurred them. `finer`: times the rows and columns of an LR face, of which the mean of
+    `finer` × `finer` pixels makes one later; what that will blur the Gaussian leaves out.
+    """
+    known = np.clip(shrink, 1, factor)
+    mean = (factor / finer) ** 2 * (finer**2 - 1) / 12  # the variance of such a mean, in pixels of the crop
+    sigma = np.sqrt(np.maximum((factor / 3 * (1 - 1 / known)) ** 2 - mean, 0))
+    return np.stack([decimation_matrix(factor * side, factor // finer, one) for one in sigma.tolist()])
 
 
 def compose(outer: Floats, inner: Floats) -> NDArray[np.float64]:

@@ -86,10 +86,11 @@ class CentreDetector:
 def _calibration(folder: str | Path, card: Card) -> list[float]:
     """What `probability` wants, out of a detector's card. Raises WeightsError."""
     names = [f"calibration_{index}" for index in range(4)]
-    missing = [name for name in names if not isinstance(card.hparams.get(name), (int, float))]
+    numbers = {name: float(value) for name in names if isinstance(value := card.hparams.get(name), (int, float))}
+    missing = [name for name in names if name not in numbers]
     if missing:
         raise WeightsError(f"{folder}: {CARD} has no number {missing[0]} under hparams; export the detector again: fhrt export detector")
-    return [float(card.hparams[name]) for name in names]
+    return list(numbers.values())
 
 
 def decode(heat: NDArray[np.float32], geometry: NDArray[np.float32], least: float) -> tuple[Floats, Floats, Floats]:

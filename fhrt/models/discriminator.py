@@ -1,4 +1,4 @@
-"""The discriminator that UR-DGN, TDN, TDAE and MTUN share (UR-DGN §3.2)."""
+"""The discriminator that UR-DGN, TDN, TDAE and MTUN share (UR-DGN §3.1)."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fhrt import ops
+from fhrt.errors import BadInputError
 
 
 class ModelOutput(NamedTuple):
@@ -16,12 +17,21 @@ class ModelOutput(NamedTuple):
 
     sr: [N, 3, H, W] in [-1, 1]. theta: [N, 2, 3] from the upright output to the input (align_corners=False). heatmaps: of the components
     [N, 4, h, w], one tensor per stacked hourglass, the last one the best. coarser: the pictures at smaller scales, [N, 3, h, w] in [-1, 1].
+    first_theta: of a network with two transformers what the first found, [N, 2, 3] as theta.
     """
 
     sr: Tensor
     theta: Tensor | None = None
     heatmaps: tuple[Tensor, ...] = ()
     coarser: tuple[Tensor, ...] = ()
+    first_theta: Tensor | None = None
+
+
+def check_size(system: str, name: str, value: Any, multiple: int = 1, least: int = 1) -> None:
+    """Raises BadInputError unless ``value``, the hyper-parameter ``name``, is a multiple of ``multiple`` and at least ``least``."""
+    if not isinstance(value, int) or value < least or value % multiple:
+        wanted = f"a multiple of {multiple}, at least {least}" if multiple > 1 else f"a whole number, at least {least}"
+        raise BadInputError(f"{system}: {name} must be {wanted}, not {value}")
 
 
 def similarity_theta(parameters: Tensor) -> Tensor:

@@ -8,21 +8,24 @@ from torch import Tensor, nn
 
 from fhrt.errors import BadInputError
 from fhrt.models.hourglass import Residual, StackedHourglass
-from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, half_pixel_theta
+from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, check_size, half_pixel_theta
+from fhrt.systems import COMPONENTS
 
-COMPONENTS = ("eyes", "nose", "mouth", "chin")
 SIDE = 64  # of the aligned features and of the heatmaps
 
 
 class AutoEncoder(nn.Module):
-    """The picture [N, 3, 16, 16] → features [N, 8g, 16, 16]: four steps down to one position and four up, with skips (§3.1)."""
+    """The picture [N, 3, 16, 16] → features [N, 8g, 16, 16]: four steps down to one position and four up, with skips (§3.2).
 
-    def __init__(self, g: int) -> None:
+    d: channels of the first step down, which the others have 4, 16 and 64 times; g: an eighth of those of the last step up.
+    """
+
+    def __init__(self, d: int, g: int) -> None:
         super().__init__()
-        self.down1, self.down2, self.down3 = _down(3, g), _down(g, 4 * g), _down(4 * g, 16 * g)
-        self.down4 = _down(16 * g, 64 * g, kernel=2)
-        self.up4 = _up(64 * g, 32 * g, kernel=2)
-        self.up3, self.up2, self.up1 = _up(48 * g, 24 * g), _up(28 * g, 16 * g), _up(17 * g, 8 * g)
+        self.down1, self.down2, self.down3 = _down(3, d), _down(d, 4 * d), _down(4 * d, 16 * d)
+        self.down4 = _down(16 * d, 64 * d, kernel=2)
+        self.up4 = _up(64 * d, 32 * g, kernel=2)
+        self.up3, self.up2, self.up1 = _up(32 * g + 16 * d, 24 * g), _up(24 * g + 4 * d, 16 * g), _up(16 * g + d, 8 * g)
 
     def forward(self, lr: Tensor) -> Tensor:
         eight = self.down1(lr)
@@ -40,17 +43,31 @@ class MTUN(nn.Module):
     heatmaps: [N, 4, 64, 64] of every stack, for `COMPONENTS`. The localisation's flattened size is 500; the paper prints 80, which its own
     layers cannot give.
 
+    width: half the channels of the aligned features, from which those of most layers follow. contracting: channels of the first of the
+    auto-encoder's steps down, which together take 0.15 % of the operations. hourglass: of the hourglasses' maps. last: of the map before
+    the picture. The paper's are 32, 32, 64 and 16.
+
     The other hyper-parameters are the rows of the paper's ablations. stacks: 1 to 4. skip 0: without the branch past the heatmaps.
     autoencoder 0: one convolution in its place. heatmap_side 16 or 32: the heatmaps are estimated from the aligned features at that side
-    and enlarged (the paper does not say how; this changes nothing else). Raises BadInputError for others.
+    and enlarged. The paper instead estimates them at layers of 16 and 32 pixels, before the features are aligned at 64. Raises
+    BadInputError for others.
     """
 
-    def __init__(self, width: int = 32, stacks: int = 4, skip: int = 1, autoencoder: int = 1, heatmap_side: int = SIDE) -> None:
+    def __init__(
+        self, width: int = 32, stacks: int = 4, skip: int = 1, autoencoder: int = 1, heatmap_side: int = SIDE,
+        contracting: int = 32, hourglass: int = 64, last: int = 16,
+    ) -> None:  # fmt: skip
         super().__init__()
+        for name, size in (("width", width), ("contracting", contracting), ("hourglass", hourglass), ("last", last)):
+            check_size("mtun", name, size)
         if heatmap_side not in (16, 32, SIDE) or not 1 <= stacks <= 4:
             raise BadInputError(f"mtun: heatmap_side must be 16, 32 or 64 and stacks 1 to 4, not {heatmap_side} and {stacks}")
         g, self.heatmap_side = width, heatmap_side
-        self.encoder = AutoEncoder(g) if autoencoder else nn.Sequential(nn.Conv2d(3, 8 * g, 3, padding=1), nn.BatchNorm2d(8 * g), nn.ReLU())
+        self.encoder = (
+            AutoEncoder(contracting, g)
+            if autoencoder
+            else nn.Sequential(nn.Conv2d(3, 8 * g, 3, padding=1), nn.BatchNorm2d(8 * g), nn.ReLU())
+        )
         self.upsample = nn.Sequential(_up(8 * g + 3, 4 * g), _up(4 * g, 2 * g))
         self.stn = SpatialTransformer(
             nn.Sequential(
@@ -59,8 +76,8 @@ class MTUN(nn.Module):
             ), 500,
         )  # fmt: skip
         self.align = nn.Sequential(nn.Conv2d(2 * g + 3, 2 * g, 3, padding=1), nn.BatchNorm2d(2 * g), nn.ReLU())
-        self.before_heatmaps = nn.Sequential(nn.Conv2d(2 * g, 64, 3, padding=1), Residual(64, 64))
-        self.hourglasses = StackedHourglass(stacks, 4, 64, len(COMPONENTS))
+        self.before_heatmaps = nn.Sequential(nn.Conv2d(2 * g, hourglass, 3, padding=1), Residual(hourglass, hourglass))
+        self.hourglasses = StackedHourglass(stacks, 4, hourglass, len(COMPONENTS))
         self.fuse = nn.Sequential(
             nn.Conv2d(2 * g + len(COMPONENTS), 2 * g, 3, padding=1), Residual(2 * g, 2 * g), nn.ReLU(),
             UpsampleConv2d(2 * g, g, 3), Residual(g, g), nn.ReLU(),
@@ -68,12 +85,12 @@ class MTUN(nn.Module):
         self.skip = nn.Sequential(UpsampleConv2d(2 * g, 2 * g, 3), Residual(2 * g, 2 * g), nn.ReLU()) if skip else None
         self.tail = nn.Sequential(
             nn.Conv2d(3 * g if skip else g, 2 * g, 3, padding=1), Residual(2 * g, g), Residual(g, g), nn.ReLU(),
-            nn.Conv2d(g, g // 2, 3, padding=1), Residual(g // 2, g // 2), nn.ReLU(),
-            nn.Conv2d(g // 2, 3, 5, padding=2),
+            nn.Conv2d(g, last, 3, padding=1), Residual(last, last), nn.ReLU(),
+            nn.Conv2d(last, 3, 5, padding=2),
         )  # fmt: skip
 
     def upright(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The map [N, 67, 64, 64] behind the transformer, and theta [N, 2, 3]."""
+        """The map [N, 2g + 3, 64, 64] behind the transformer, and theta [N, 2, 3]."""
         x = self.upsample(torch.cat([self.encoder(lr), lr], 1))
         x, theta = self.stn(torch.cat([x, F.interpolate(lr, scale_factor=4, mode="nearest")], 1))
         return x, half_pixel_theta(theta, SIDE)

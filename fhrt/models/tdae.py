@@ -5,24 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, compose, half_pixel_theta
+from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, check_size, compose, half_pixel_theta
 from fhrt.models.tdn import TDN
 
 
 class Encoder(nn.Module):
-    """A rough upright face [N, 3, 128, 128] → a clean LR face [N, 3, 16, 16] and the theta [N, 2, 3] that sets it upright (§3.2)."""
+    """A rough upright face [N, 3, 128, 128] → a clean LR face [N, 3, 16, 16] and the theta [N, 2, 3] that sets it upright (§3.2).
 
-    def __init__(self) -> None:
+    width: channels of the last map; the ones before it have an eighth, a quarter and a half. It is 256 in the paper.
+    """
+
+    def __init__(self, width: int = 256) -> None:
         super().__init__()
+        first, second, third, last = width // 8, width // 4, width // 2, width
         self.first = nn.Sequential(
-            nn.Conv2d(3, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.Conv2d(3, first, 5, padding=2), nn.BatchNorm2d(first), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(first, second, 5, padding=2), nn.BatchNorm2d(second), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(second, third, 3, padding=1), nn.BatchNorm2d(third), nn.ReLU(),
         )  # fmt: skip
-        self.stn1 = SpatialTransformer(nn.Sequential(nn.MaxPool2d(2), *_localisation(128)), 80)
-        self.second = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(128, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU())
-        self.stn2 = SpatialTransformer(nn.Sequential(*_localisation(256)), 80)
-        self.last = nn.Conv2d(256, 3, 3, padding=1)
+        self.stn1 = SpatialTransformer(nn.Sequential(nn.MaxPool2d(2), *_localisation(third)), 80)
+        self.second = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(third, last, 3, padding=1), nn.BatchNorm2d(last), nn.ReLU())
+        self.stn2 = SpatialTransformer(nn.Sequential(*_localisation(last)), 80)
+        self.last = nn.Conv2d(last, 3, 3, padding=1)
 
     def forward(self, face: Tensor) -> tuple[Tensor, Tensor]:
         x, theta1 = self.stn1(self.first(face))
@@ -35,16 +39,22 @@ class TDAE(nn.Module):
 
     decoder1: TDN's generator, trained on noisy LR faces. decoder2: the same without its transformers. What passes from stage to stage is
     clamped to [-1, 1], as a picture.
+
+    width: channels of the decoders' first maps, from which all others follow, and twice those of the encoder's last one. localisation: as
+    `TDN` has it. The paper's are 512 and 128. Raises BadInputError for a width that is not a positive multiple of 16.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 512, localisation: int = 128) -> None:
         super().__init__()
-        self.decoder1, self.encoder = TDN(), Encoder()
+        check_size("tdae", "width", width, 16, 16)
+        check_size("tdae", "localisation", localisation)
+        self.decoder1, self.encoder = TDN(width, localisation), Encoder(width // 2)
+        first, second, third, last = width, width // 2, width // 4, width // 8
         self.decoder2 = nn.Sequential(
-            nn.Conv2d(3, 512, 3, padding=1), nn.BatchNorm2d(512), nn.ReLU(),
-            UpsampleConv2d(512, 256, 3), nn.BatchNorm2d(256), nn.ReLU(),
-            UpsampleConv2d(256, 128, 5), nn.BatchNorm2d(128), nn.ReLU(),
-            UpsampleConv2d(128, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 5, padding=2),
+            nn.Conv2d(3, first, 3, padding=1), nn.BatchNorm2d(first), nn.ReLU(),
+            UpsampleConv2d(first, second, 3), nn.BatchNorm2d(second), nn.ReLU(),
+            UpsampleConv2d(second, third, 5), nn.BatchNorm2d(third), nn.ReLU(),
+            UpsampleConv2d(third, last, 5), nn.BatchNorm2d(last), nn.ReLU(), nn.Conv2d(last, 3, 5, padding=2),
         )  # fmt: skip
 
     def forward(self, lr: Tensor) -> ModelOutput:

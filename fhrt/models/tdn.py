@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, compose, half_pixel_theta
+from fhrt.models.layers import ModelOutput, SpatialTransformer, UpsampleConv2d, check_size, compose, half_pixel_theta
 
 
 class TDN(nn.Module):
@@ -15,34 +15,41 @@ class TDN(nn.Module):
 
     ``theta`` is the two transformers' composition: the picture is upright after the second, whose output samples the first's.
     The flattened size of the first localisation is 80; the paper prints 400, which its own layers cannot give.
+
+    width: channels of the first map; the next have a half, a quarter and an eighth. localisation: channels of the second transformer's
+    first convolution. The paper's are 512 and 128. Raises BadInputError for a width that is not a positive multiple of 8.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 512, localisation: int = 128) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(3, 512, 3, padding=1), nn.BatchNorm2d(512), nn.ReLU())
+        check_size("tdn", "width", width, 8, 8)
+        check_size("tdn", "localisation", localisation)
+        first, second, third, last = width, width // 2, width // 4, width // 8
+        self.conv1 = nn.Sequential(nn.Conv2d(3, first, 3, padding=1), nn.BatchNorm2d(first), nn.ReLU())
         self.stn1 = SpatialTransformer(
             nn.Sequential(
-                nn.Conv2d(512, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(first, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
                 nn.Conv2d(20, 20, 5), nn.ReLU(),
             ), 80, upsample=2,
         )  # fmt: skip
-        self.conv2 = nn.Sequential(nn.Conv2d(512, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU())
+        self.conv2 = nn.Sequential(nn.Conv2d(first, second, 3, padding=1), nn.BatchNorm2d(second), nn.ReLU())
         self.stn2 = SpatialTransformer(
             nn.Sequential(
-                nn.Conv2d(256, 128, 5), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(128, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(second, localisation, 5), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(localisation, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
                 nn.Conv2d(20, 20, 3), nn.ReLU(),
             ), 180, upsample=2,
         )  # fmt: skip
-        self.conv3 = nn.Sequential(nn.Conv2d(256, 128, 5, padding=2), nn.BatchNorm2d(128), nn.ReLU())
-        self.conv4 = nn.Sequential(UpsampleConv2d(128, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 3, 5, padding=2))
+        self.conv3 = nn.Sequential(nn.Conv2d(second, third, 5, padding=2), nn.BatchNorm2d(third), nn.ReLU())
+        self.conv4 = nn.Sequential(UpsampleConv2d(third, last, 5), nn.BatchNorm2d(last), nn.ReLU(), nn.Conv2d(last, 3, 5, padding=2))
 
-    def upright(self, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The map [N, 256, 64, 64] behind both transformers, and their composition [N, 2, 3]."""
+    def upright(self, lr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The map [N, width / 2, 64, 64] behind both transformers, their composition [N, 2, 3], and the first one's theta."""
         x, theta1 = self.stn1(self.conv1(lr))
         x, theta2 = self.stn2(self.conv2(x))
-        return x, compose(half_pixel_theta(theta1, 32), half_pixel_theta(theta2, 64))
+        first = half_pixel_theta(theta1, 32)
+        return x, compose(first, half_pixel_theta(theta2, 64)), first
 
     def forward(self, lr: Tensor) -> ModelOutput:
-        x, theta = self.upright(lr)
-        return ModelOutput(self.conv4(self.conv3(x)), theta)
+        x, theta, first = self.upright(lr)
+        return ModelOutput(self.conv4(self.conv3(x)), theta, first_theta=first)

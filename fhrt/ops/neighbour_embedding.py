@@ -1,4 +1,4 @@
-"""A face's components as weighted sums of their nearest in a dictionary: the layer of MNCE that follows its regression."""
+"""A face's components as weighted sums of their nearest in a dictionary: a layer of MNCE and mnce-ridge."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +14,23 @@ from fhrt import ops
 from fhrt.errors import BadInputError
 from fhrt.metrics import Recognition, fsim, psnr, ssim
 from fhrt.protocols.archive import TIGHT, read_faces, spread, tight
-from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, make_pairs
+from fhrt.protocols.pairs import PROTOCOLS, Pairs, bicubic_hr, gaussian_lr, make_pairs
 from fhrt.protocols.report import ProtocolResult, Scores, SystemResult
-from fhrt.resample import to_uint8
+from fhrt.resample import resize, to_uint8
 from fhrt.runtime import Engine
 
 SEED = 2018  # of the poses and the camera damage: every model gets the same LR faces
 BATCH = 32
 SHEET_FACES = 8
+FULL = 8  # times as large as an LR face its HR face is
 
 
 @dataclass(frozen=True)
 class Row:
-    """One protocol's figures: means over ``n`` faces, RGB on [0, 255]; ``ms_per_face`` in batches of 32."""
+    """One protocol's figures: means over ``n`` faces, RGB on [0, 255]; ``ms_per_face`` in batches of 32.
+
+    scale: how many times larger than the LR faces the pictures are that were scored; the time is that of all pictures of a face.
+    """
 
     protocol: str
     n: int
@@ -35,6 +39,7 @@ class Row:
     bicubic_psnr: float
     bicubic_ssim: float
     ms_per_face: float
+    scale: int = FULL
 
 
 def evaluate(
@@ -44,8 +49,9 @@ def evaluate(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """Score ``engine`` on the archive's test split, a row per protocol; ``progress(done, total)`` counts faces.
+    """Score ``engine`` on the archive's test split, a row per protocol and picture; ``progress(done, total)`` counts faces.
 
+    A network's pictures at twice and four times the LR faces' size are scored as `truth` says, after its SR faces.
     protocols: names; all that have LR faces of the model's size when left out.
     Raises BadInputError for an unknown protocol, a missing archive or a model of another input size.
     """
@@ -53,19 +59,19 @@ def evaluate(
     names = _protocols([engine], protocols)
     faces = read_faces(data, "test", limit)
     for number, name in enumerate(names):
-        scores: list[NDArray[np.float64]] = []  # [4, n] per batch: PSNR, SSIM, and the same of bicubic
+        scores: dict[int, list[NDArray[np.float64]]] = {}  # of a scale [4, n] per batch: PSNR, SSIM, and the same of bicubic
         spent = 0.0
         for start, pairs in _batches(faces, name):
-            sr, seconds = _upscale(engine, pairs)
+            made, seconds = _upscale(engine, pairs)
             spent += seconds
-            truth = _pictures(pairs.hr)
-            pictures = (sr, _pictures(to_uint8(baseline(pairs))))
-            scores.append(np.stack([metric(picture, truth) for picture in pictures for metric in (psnr, ssim)]))
+            for scale, pictures in made.items():
+                known, both = truth(pairs, scale), (pictures, _bicubic(pairs, scale))
+                scores.setdefault(scale, []).append(np.stack([metric(each, known) for each in both for metric in (psnr, ssim)]))
             if progress is not None:
                 progress(number * len(faces) + start + len(pairs.lr), len(names) * len(faces))
-        mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim = np.concatenate(scores, axis=1).mean(axis=1).tolist()
-        ms_per_face = 1000 * spent / len(faces)
-        rows.append(Row(name, len(faces), mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim, ms_per_face))
+        for scale, batches in scores.items():
+            mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim = np.concatenate(batches, axis=1).mean(axis=1).tolist()
+            rows.append(Row(name, len(faces), mean_psnr, mean_ssim, bicubic_psnr, bicubic_ssim, 1000 * spent / len(faces), scale))
     return rows
 
 
@@ -78,9 +84,10 @@ def compare(
     recognition: Recognition | None = None,
 ) -> list[ProtocolResult]:
     """Score several models on the same faces, face by face, for `write_report`; as `evaluate` otherwise, with FSIM, and with identity
-    similarity where the recognition network is given.
+    similarity of the SR faces where the recognition network is given.
 
-    A protocol is scored with the models that take LR faces of its size.
+    A protocol is scored with the models that take LR faces of its size. Pictures at a smaller scale make a result of their own,
+    ``loose-2x``.
     """
     names = _protocols(engines, protocols)
     faces = read_faces(data, "test", limit)
@@ -88,44 +95,75 @@ def compare(
     results = []
     for number, name in enumerate(names):
         systems = [engine for engine in engines if engine.card.input_size[0] == PROTOCOLS[name]]
-        scores: list[list[NDArray[np.float64]]] = [[] for _ in range(len(systems) + 1)]
-        kept: list[list[NDArray[np.uint8]]] = [[] for _ in range(len(systems) + 3)]  # LR, HR, bicubic, the systems
+        scales = sorted({scale for engine in systems for scale in engine.card.scales}, reverse=True)
+        tables = [_Table(scale, systems) for scale in scales]
         spent = np.zeros(len(systems))
         for start, pairs in _batches(faces, name):
-            made = [_upscale(engine, pairs) for engine in systems]
-            spent += [seconds for _, seconds in made]
-            truth = _pictures(pairs.hr)
-            pictures = [_pictures(to_uint8(baseline(pairs))), *(sr for sr, _ in made)]
-            for values, picture in zip(scores, pictures, strict=True):
-                measured = [psnr(picture, truth), ssim(picture, truth), fsim(picture, truth)]
-                if recognition is not None:
-                    measured.append(recognition.similarity(*(each if each.shape[1] == TIGHT else tight(each) for each in (picture, truth))))
-                values.append(np.stack(measured))
-            here = shown[(shown >= start) & (shown < start + len(truth))] - start
-            for some, picture in zip(kept, (_pictures(pairs.lr), truth, *pictures), strict=True):
-                some.append(picture[here])
+            made, seconds = zip(*(_upscale(engine, pairs) for engine in systems), strict=True)
+            spent += seconds
+            here = shown[(shown >= start) & (shown < start + len(pairs.lr))] - start
+            for table in tables:
+                table.add(pairs, made, here, recognition)
             if progress is not None:
-                progress(number * len(faces) + start + len(truth), len(names) * len(faces))
-        lr, hr, *rest = (np.concatenate(some) for some in kept)
-        each = [Scores(*np.concatenate(values, axis=1)) for values in scores]
-        results.append(
-            ProtocolResult(
-                name,
-                lr,
-                hr,
-                SystemResult("bicubic", each[0], rest[0]),
-                [
-                    SystemResult(engine.card.name, one, picture, 1000 * seconds / len(faces), engine.card.gflops, engine.card.parameters)
-                    for engine, one, picture, seconds in zip(systems, each[1:], rest[1:], spent, strict=True)
-                ],
-            )
-        )
+                progress(number * len(faces) + start + len(pairs.lr), len(names) * len(faces))
+        results += [table.result(name, 1000 * spent / len(faces)) for table in tables]
     return results
 
 
-def baseline(pairs: Pairs) -> NDArray[np.float32]:
-    """Bicubic enlargement ``[N, 3, 8s, 8s]`` on [0, 255], turned upright by the **true** transform (border replicated)."""
-    return ops.stn_sample(bicubic_hr(pairs.lr), pairs.theta, padding="border")
+class _Table:
+    """What the systems make at one scale under one protocol, gathered batch by batch."""
+
+    def __init__(self, scale: int, systems: Sequence[Engine]) -> None:
+        self.scale = scale
+        self._systems = {index: engine.card for index, engine in enumerate(systems) if scale in engine.card.scales}
+        self._scores: list[list[NDArray[np.float64]]] = [[] for _ in range(len(self._systems) + 1)]  # bicubic's, the systems'
+        self._kept: list[list[NDArray[np.uint8]]] = [[] for _ in range(len(self._systems) + 3)]  # LR, HR, bicubic, the systems
+
+    def add(
+        self, pairs: Pairs, made: Sequence[Mapping[int, NDArray[np.uint8]]], here: NDArray[np.intp], recognition: Recognition | None
+    ) -> None:
+        """made: each system's pictures by scale; here: the faces whose pictures are kept."""
+        known = truth(pairs, self.scale)
+        pictures = [_bicubic(pairs, self.scale), *(made[index][self.scale] for index in self._systems)]
+        for values, picture in zip(self._scores, pictures, strict=True):
+            measured = [psnr(picture, known), ssim(picture, known), fsim(picture, known)]
+            if recognition is not None and self.scale == FULL:
+                measured.append(recognition.similarity(*(each if each.shape[1] == TIGHT else tight(each) for each in (picture, known))))
+            values.append(np.stack(measured))
+        for some, picture in zip(self._kept, (_pictures(pairs.lr), known, *pictures), strict=True):
+            some.append(picture[here])
+
+    def result(self, protocol: str, ms_per_face: NDArray[np.float64]) -> ProtocolResult:
+        """ms_per_face: of each system."""
+        lr, hr, *rest = (np.concatenate(some) for some in self._kept)
+        each = [Scores(*np.concatenate(values, axis=1)) for values in self._scores]
+        systems = [
+            SystemResult(card.name, scores, pictures, float(ms_per_face[index]), card.gflops, card.parameters)
+            for (index, card), scores, pictures in zip(self._systems.items(), each[1:], rest[1:], strict=True)
+        ]
+        name = protocol if self.scale == FULL else f"{protocol}-{self.scale}x"
+        return ProtocolResult(name, lr, hr, SystemResult("bicubic", each[0], rest[0]), systems)
+
+
+def truth(pairs: Pairs, scale: int = FULL) -> NDArray[np.uint8]:
+    """What pictures ``[N, H, W, 3]`` uint8 at ``scale`` times the LR faces' size are compared with: the HR faces, or these reduced as the
+    LR faces are (C-SRIP).
+    """
+    return _pictures(pairs.hr if scale == FULL else gaussian_lr(pairs.hr.astype(np.float32), FULL // scale))
+
+
+def baseline(pairs: Pairs, scale: int = FULL) -> NDArray[np.float32]:
+    """Bicubic enlargement ``[N, 3, scale·s, scale·s]`` on [0, 255], in phase with `truth`, turned upright by the **true** transform (border
+    replicated).
+    """
+    size = (scale * pairs.lr.shape[2], scale * pairs.lr.shape[3])
+    # Smaller targets lie as far from the middle as the LR faces do, in HR pixels: between those two there is no shift.
+    enlarged = bicubic_hr(pairs.lr, pairs.phase) if scale == FULL else resize(pairs.lr.astype(np.float32), size)
+    return ops.stn_sample(enlarged, pairs.theta, padding="border")
+
+
+def _bicubic(pairs: Pairs, scale: int) -> NDArray[np.uint8]:
+    return _pictures(to_uint8(baseline(pairs, scale)))
 
 
 def _protocols(engines: Sequence[Engine], wanted: Sequence[str] | None) -> list[str]:
@@ -149,12 +187,13 @@ def _batches(faces: NDArray[np.uint8], protocol: str) -> Iterator[tuple[int, Pai
         yield start, make_pairs(faces[start : start + BATCH], protocol, rng)
 
 
-def _upscale(engine: Engine, pairs: Pairs) -> tuple[NDArray[np.uint8], float]:
-    """SR faces ``[N, H, W, 3]`` uint8, and the seconds that the network took."""
+def _upscale(engine: Engine, pairs: Pairs) -> tuple[dict[int, NDArray[np.uint8]], float]:
+    """The network's pictures ``[N, H, W, 3]`` uint8 by their scale, the largest first, and the seconds that it took."""
     began = time.perf_counter()
-    sr = engine.run(pairs.lr.astype(np.float32) / 127.5 - 1).sr
+    output = engine.run(pairs.lr.astype(np.float32) / 127.5 - 1)
     seconds = time.perf_counter() - began
-    return _pictures(to_uint8((sr + 1) * 127.5)), seconds
+    made = {FULL: output.sr, 4: output.sr_4x, 2: output.sr_2x}
+    return {scale: _pictures(to_uint8((each + 1) * 127.5)) for scale, each in made.items() if each is not None}, seconds
 
 
 def _pictures(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from fhrt.protocols.archive import LOOSE, TIGHT
 
 @dataclass(frozen=True)
 class PoseRange:
-    """Uniform ranges: ``angle`` ± degrees, ``shift`` ± of the crop's width, ``scale`` of the face from ``scale`` to 1."""
+    """Uniform ranges, our own: ``angle`` ± degrees, ``shift`` ± of the crop's width, ``scale`` of the face from ``scale`` to 1."""
 
     angle: float = 45.0
     shift: float = 0.05

@@ -13,15 +13,14 @@ from pydantic import ValidationError
 from fhrt.errors import UnknownModelError, WeightsError
 from fhrt.files import own_folder
 from fhrt.runtime.card import Card
+from fhrt.systems import SYSTEMS, find_name, how_to_make, unknown
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 GRAPH, WEIGHTS, CARD = "model.onnx", "model.safetensors", "card.json"
 INT8_GRAPH, INT8_WEIGHTS = "model.int8.onnx", "model.int8.safetensors"
 """Of the INT8 form, which a bundle may have besides: the same network with quantised weights and activations."""
-
-SYSTEMS = dict.fromkeys(("lite", "urdgn", "tdn", "tdae", "mtun", "csrip", "srcnn", "vdsr", "srgan", "lp"), "fit")
-SYSTEMS |= dict.fromkeys(("mnce", "lle", "lcr"), "dictionary")
-"""The systems that fhrt has, with or without weights that ship, and the command of ``python -m training`` that makes each."""
+PROBE = "probe.safetensors"
+"""A few inputs and what the fp32 form makes of them (`fhrt.runtime.probe`); bundles of before there were any lack it."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +45,18 @@ class Bundle:
         files = dict.fromkeys((self.graph.name, self.weights.name, WEIGHTS))
         return hashlib.sha256("".join(self.card.sha256[file] for file in files).encode()).hexdigest()
 
+    @property
+    def whole_sha256(self) -> str:
+        """Of all its files but the card, in whatever form it shall run."""
+        return hashlib.sha256("".join(map("\0".join, sorted(self.card.sha256.items()))).encode()).hexdigest()
+
 
 def open_bundle(name: str | Path) -> Bundle:
-    """The bundle of an installed model's name or of a folder. Raises UnknownModelError or WeightsError."""
-    if not isinstance(name, (str, Path)):
-        raise UnknownModelError(f"a model is a name or a bundle folder, not {type(name).__name__}")
-    known = installed()
-    folder = known.get(str(name), Path(name))
-    if str(name) not in known:
-        if folder.is_file():
-            raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
-        if not folder.is_dir():
-            if str(name) in SYSTEMS:
-                train = f"python -m training {SYSTEMS[str(name)]} {name} --data DIR"
-                raise UnknownModelError(f"{name} has no weights here; install a bundle of it (fhrt models add) or train it: {train}")
-            raise UnknownModelError(f"unknown model {str(name)!r}; there are: {', '.join(known) or 'none'}")
+    """The bundle of an installed model's name, whatever its spelling ("UR-DGN" is urdgn), or of a folder.
+
+    Raises UnknownModelError or WeightsError.
+    """
+    folder = _find(name)
     card = read_card(folder)
     for file, expected in card.sha256.items():
         try:
@@ -70,6 +66,35 @@ def open_bundle(name: str | Path) -> Bundle:
         if actual != expected:
             raise WeightsError(f"{folder / file} is damaged or was changed: its sha256 is not the one in {CARD}")
     return Bundle(folder, card)
+
+
+def _find(name: str | Path) -> Path:
+    """A folder that a name stands for, or that it is. A name comes first as it is written, then a bundle of that path, then the name as
+    it may have been meant. Raises UnknownModelError or WeightsError.
+    """
+    if not isinstance(name, (str, Path)):
+        raise UnknownModelError(f"a model is a name or a bundle folder, not {type(name).__name__}")
+    text, folder, known = str(name), Path(name), installed()
+    if text in known:
+        return known[text]
+    is_name = folder.name == text  # ./lite is a folder, whatever is installed
+    if is_name and not (folder / CARD).is_file():
+        meant = find_name(text, known)
+        if meant is not None:
+            return known[meant]
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise WeightsError(f"{name} is a file; a model is a bundle folder (fhrt models add installs an archive of one)")
+    if not is_name:
+        raise UnknownModelError(f"there is no bundle folder {text!r}; fhrt models lists the models that have a name")
+    meant = find_name(text, SYSTEMS)
+    if meant is None:
+        raise UnknownModelError(unknown(text, {**known, **SYSTEMS}, known))
+    kin = [other for other in known if other.startswith(f"{meant}-")]
+    use = f"use {' or '.join(kin)}, " if kin else ""
+    train = f"{how_to_make(meant)} --data DIR"
+    raise UnknownModelError(f"{meant} has no weights here; {use}install a bundle of it (fhrt models add) or train it: {train}")
 
 
 def read_card(folder: Path) -> Card:
@@ -85,8 +110,8 @@ def read_card(folder: Path) -> Card:
         place = ".".join(str(part) for part in first["loc"])
         raise WeightsError(f"{folder / CARD} is not a model card: {place} {first['msg']}") from error
     files = (GRAPH, WEIGHTS, *((INT8_GRAPH, INT8_WEIGHTS) if card.int8 else ()))
-    if set(card.sha256) != set(files):
-        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, and of nothing else")
+    if set(card.sha256) - {PROBE} != set(files):
+        raise WeightsError(f"{folder / CARD} must hold the sha256 of {', '.join(files)}, may hold that of {PROBE}, and of nothing else")
     return card
 
 

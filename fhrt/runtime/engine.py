@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fhrt import ops
 from fhrt.errors import BackendError, BadInputError, MissingExtraError, WeightsError
 from fhrt.ops.arrays import dtype_of
 from fhrt.runtime.bundle import Bundle, open_bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.device import Library, check_place, library_of
+from fhrt.runtime.plan import DOMAIN
+
+if TYPE_CHECKING:
+    from fhrt.runtime.choice import Candidate
 
 BACKENDS = {
     "onnxruntime": "ort:open_cpu",
@@ -38,9 +44,10 @@ FRAME_BACKENDS = {
 }
 """The same for networks that take whole frames."""
 
+CPU = ("openvino", "onnxruntime")
+"""Those of which several ways are measured, in the order in which they are preferred."""
+
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
-FASTER_IN_INT8 = ("openvino",)
-"""ONNX Runtime takes longer for a bundle's INT8 form than for its fp32 one; on TensorRT nobody has measured it."""
 INT8_LOSS = {"sr": 0.1, "heat": 0.02}
 """What speed may cost unasked, by the network's first output: dB of PSNR under every protocol; for a detector, average precision."""
 
@@ -144,14 +151,17 @@ def load(
     threads: int | None = None,
     plan: PlanMode = "auto",
 ) -> Engine:
-    """Open a shipped model by name, or a bundle folder, after checking its sha256.
+    """Open an installed model by its name in any spelling, or a bundle folder, after checking its sha256.
 
     backend: "auto" or one of `BACKENDS`. device: "auto", "cpu", "cuda" or "cuda:N". precision: "auto", "fp32", "fp16" or "int8". What is
-    asked for by name is what runs, or an error. "auto" takes TensorRT where ``fhrt build`` has made its engines, else OpenVINO where it is
-    installed on an x86-64 processor, else ONNX Runtime on the CPU; int8 where the bundle has that form, lost at most `INT8_LOSS` by it, and
-    the backend is faster with it. threads: CPU threads of the network; default all cores. plan: how ONNX Runtime's CPU backend executes the
-    graph, "whole" by itself, or "cut" with fhrt's kernels where the graph has nodes for them (needs onnx); "auto" measures both once and
-    remembers which was quicker. Raises UnknownModelError, WeightsError, BackendError, MissingExtraError.
+    asked for by name is what runs, or an error. "auto" takes TensorRT where ``fhrt build`` has made its engines, else what is quickest on
+    this CPU: OpenVINO where it is installed on an x86-64 processor, or ONNX Runtime; int8 where the bundle has that form, lost at most
+    `INT8_LOSS` by it, and is 1.5 times as fast with it. threads: CPU threads of the network; default all cores. plan: how ONNX Runtime's
+    CPU backend executes the graph, "whole" by itself, or "cut" with fhrt's kernels where the graph has nodes for them (needs onnx).
+
+    Nothing runs whose answer to the bundle's probe is not the fp32 form's: "auto" takes another and says so in a warning; for what was
+    asked for by name it is a BackendError. All this is found out once and remembered (fhrt/runtime/choice.py). Raises UnknownModelError,
+    WeightsError, BackendError, MissingExtraError.
     """
     engine: Engine = _open(open_bundle(name), "sr", BACKENDS, backend, _checked(device, precision, threads, plan, backend))
     return engine
@@ -172,19 +182,21 @@ def _open(bundle: Bundle, output: str, backends: dict[str, str], backend: str, o
     if output not in bundle.card.outputs:
         does = "finds faces, it is a detector" if output == "sr" else "hallucinates faces, it finds none"
         raise WeightsError(f"{bundle.folder}: {bundle.card.title} {does}")
-    candidates = [each for each in _candidates(bundle, options) if each in backends] if backend == "auto" else [backend]
+    from fhrt.runtime.choice import choose  # whose room-mates import this file
+
+    ranks = _ranks(bundle, options, backends) if backend == "auto" else [(backend,)]
+    groups = [_group(rank, bundle, options, backends) for rank in ranks]
     refused: list[str] = []
-    for each in candidates:
-        module, _, function = backends[each].partition(":")
+    for group in groups:
         try:
-            engine = getattr(import_module(f"fhrt.runtime.{module}"), function)(*_form(bundle, options, each))
+            engine = choose(bundle, group, options.threads)
         except (BackendError, MissingExtraError) as error:
-            if len(candidates) == 1:
+            if len(groups) == 1:
                 raise
-            refused.append(f"{each}: {error}")
+            refused.append(f"{group[0].name}: {error}")
         else:
             for reason in refused:
-                LOG.warning("%s runs %s, because not %s", each, bundle.card.name, reason)
+                LOG.warning("%s runs %s, because not %s", engine.backend, bundle.card.name, reason)
             return engine
     wanted = f"device={options.device!r}, precision={options.precision!r}, plan={options.plan!r}"
     raise BackendError(f"nothing here runs {wanted} ({'; '.join(refused)})")
@@ -205,7 +217,8 @@ def build(
     """
     if not batches or not set(batches) <= set(BUCKETS):
         raise BackendError(f"engines are built for batches of {', '.join(map(str, BUCKETS))}, not {', '.join(map(str, batches)) or 'none'}")
-    bundle, options = _form(open_bundle(name), _checked(device, precision), "tensorrt")
+    options = _checked(device, precision)
+    bundle = _form(open_bundle(name), options)
     from fhrt.runtime.trt import TensorRTEngine
 
     return TensorRTEngine(bundle, options, batches, progress).batches
@@ -223,31 +236,69 @@ def _checked(device: str, precision: str, threads: int | None = None, plan: Plan
     return Options(device, precision, threads, plan, may_build=(backend, device) != ("auto", "auto"))
 
 
-def _form(bundle: Bundle, options: Options, backend: str) -> tuple[Bundle, Options]:
-    """The bundle's form that the backend shall run, and the options that ask for it. Raises BackendError where it is not there."""
-    int8 = bundle.card.int8
-    if options.precision == "int8" and int8 is None:
+def _form(bundle: Bundle, options: Options) -> Bundle:
+    """The bundle's form that was asked for. Raises BackendError where it is not there."""
+    if options.precision == "int8" and bundle.card.int8 is None:
         raise BackendError(f"{bundle.card.name} has no INT8 form; make it: fhrt quantise {bundle.folder} --data DIR -o OUT")
-    if options.precision == "auto" and backend in FASTER_IN_INT8 and int8 is not None and int8.worst <= INT8_LOSS[bundle.card.outputs[0]]:
-        options = replace(options, precision="int8")
-    return (replace(bundle, precision="int8") if options.precision == "int8" else bundle), options
+    return replace(bundle, precision="int8") if options.precision == "int8" else bundle
 
 
-def _candidates(bundle: Bundle, options: Options) -> Sequence[str]:
-    """Backends that "auto" tries, in order. Building engines takes minutes, so it is never begun unasked where the CPU would do.
+def _ranks(bundle: Bundle, options: Options, backends: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Backends that "auto" tries, one rank after another; of the CPU's, which share a rank, the quickest is taken.
 
-    Which is the faster on a CPU goes by rule, from docs/performance.md, not by measuring at each start.
+    Building engines takes minutes, so it is never begun unasked where the CPU would do.
     """
     device = options.device.partition(":")[0]
     if device == "cuda" or (device == "auto" and options.precision == "fp16"):
-        return ("tensorrt", "torch", "onnxruntime-cuda")
+        return [(each,) for each in ("tensorrt", "torch", "onnxruntime-cuda") if each in backends]
     if options.plan != "auto":
-        return ("onnxruntime",)
+        return [("onnxruntime",)]
     x86 = platform.machine().lower() in ("x86_64", "amd64")  # nobody has measured another processor
-    cpu = ("openvino", "onnxruntime") if x86 and find_spec("openvino") else ("onnxruntime",)
+    cpu = CPU if x86 and find_spec("openvino") else ("onnxruntime",)
     from fhrt.runtime.engine_cache import has_engines
 
-    return ("tensorrt", *cpu) if device == "auto" and has_engines(bundle) else cpu
+    return [("tensorrt",), cpu] if "tensorrt" in backends and device == "auto" and has_engines(bundle) else [cpu]
+
+
+def _group(rank: Sequence[str], bundle: Bundle, options: Options, backends: Mapping[str, str]) -> list[Candidate]:
+    """The ways to execute a bundle by these backends, those that are usually quicker first."""
+    from fhrt.runtime.choice import Candidate
+    from fhrt.runtime.verdicts import version_of
+
+    found = []
+    for backend in rank:
+        module, _, function = backends[backend].partition(":")
+        for asked in _ways(backend, bundle, options):
+            words = (backend, asked.precision, asked.plan if asked.plan == "cut" else "auto", "auto" if backend in CPU else asked.device)
+            name = " ".join(word for word in words if word != "auto")
+            found.append(Candidate(name, version_of(backend), partial(_make, module, function, _form(bundle, asked), asked)))
+    return found
+
+
+def _ways(backend: str, bundle: Bundle, options: Options) -> list[Options]:
+    """The forms and plans of a backend that are to choose from."""
+    if backend not in CPU:
+        return [options]
+    forms, int8 = [options.precision], bundle.card.int8
+    if options.precision == "auto":
+        forms = ["fp32"]
+        if int8 is not None and int8.worst <= INT8_LOSS[bundle.card.outputs[0]]:
+            forms.insert(0 if backend == "openvino" else 1, "int8")  # ONNX Runtime takes longer in INT8 where it was measured
+    ways = [replace(options, precision=form) for form in forms]
+    if backend == "onnxruntime" and options.plan == "auto" and forms[0] == "fp32" and _may_be_cut(bundle, options.threads):
+        ways.insert(1, replace(ways[0], plan="cut"))
+    return ways
+
+
+def _may_be_cut(bundle: Bundle, threads: int | None) -> bool:
+    """Whether cutting is possible and would keep to ``threads``: the kernels' are set for the whole process."""
+    if "sr" not in bundle.card.outputs or not find_spec("onnx") or (threads is not None and ops.get_num_threads() > threads):
+        return False
+    return DOMAIN.encode() in bundle.graph.read_bytes()
+
+
+def _make(module: str, function: str, bundle: Bundle, options: Options) -> Any:
+    return getattr(import_module(f"fhrt.runtime.{module}"), function)(bundle, options)
 
 
 def check_lr(lr: Any, size: tuple[int, int], library: Library | None = None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from fhrt.errors import WeightsError
-from fhrt.runtime.bundle import CARD, GRAPH, INT8_GRAPH, INT8_WEIGHTS, SHIPPED, WEIGHTS, open_bundle, own_bundles
+from fhrt.runtime.bundle import CARD, GRAPH, INT8_GRAPH, INT8_WEIGHTS, PROBE, SHIPPED, WEIGHTS, open_bundle, own_bundles
 from fhrt.runtime.card import Card
 
 LARGEST = 2 << 30  # bytes of an archive's files together: no bundle comes near it
@@ -122,7 +122,7 @@ def _unpack(archive: Path, folder: Path, shown: str) -> Path:
             for name in (GRAPH, WEIGHTS, CARD):
                 if name not in found:
                     raise WeightsError(f"{shown} holds no {name}: no bundle")
-            for name in found.keys() & {GRAPH, WEIGHTS, CARD, INT8_GRAPH, INT8_WEIGHTS}:
+            for name in found.keys() & {GRAPH, WEIGHTS, CARD, INT8_GRAPH, INT8_WEIGHTS, PROBE}:
                 if found[name].flag_bits & 1:
                     raise WeightsError(f"{shown} is encrypted; unpack it, and add the folder")
                 with file.open(found[name]) as source, (folder / name).open("wb") as target:

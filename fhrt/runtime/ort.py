@@ -8,19 +8,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from fhrt import ops
-from fhrt.errors import BackendError, MissingExtraError, WeightsError
+from fhrt.errors import BackendError, WeightsError
 from fhrt.files import cache_folder
 from fhrt.machine import cores, usable_cores
-from fhrt.runtime import choice
 from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from fhrt.runtime.cut import CutSession
 from fhrt.runtime.engine import Options, Output
-from fhrt.runtime.plan import DOMAIN, require_onnx
-
-LARGEST_CUT = 60  # GFLOP per face: beyond, a single call takes seconds, and the kernels are a few percent of it
 
 Session: TypeAlias = onnxruntime.InferenceSession | CutSession
 
@@ -44,18 +39,11 @@ class OrtEngine:
 
 
 def open_cpu(bundle: Bundle, options: Options) -> OrtEngine:
-    """Backend ``onnxruntime``: see ``plan`` of `fhrt.runtime.load`."""
+    """Backend ``onnxruntime``: see ``plan`` of `fhrt.runtime.load`; "auto" is "whole" here."""
     options.require("onnxruntime", devices=("cpu",), precisions=("fp32", "int8"), plans=("whole", "cut"))
-    threads = options.threads
-    makers = {"whole": lambda: _whole(bundle, threads), "cut": lambda: CutSession(bundle, _session_options(threads, spinning=False))}
-    if options.plan != "auto":
-        return OrtEngine(bundle, makers[options.plan]())
-    if not _may_be_cut(bundle, threads):
-        return OrtEngine(bundle, makers["whole"]())
-    names, size = list(bundle.card.outputs), (1, 3, *bundle.card.input_size)
-    lr = np.linspace(-1, 1, np.prod(size), dtype=np.float32).reshape(size)
-    session = choice.quicker(f"onnxruntime, threads={threads}", bundle, makers, lambda each: each.run(names, {"lr": lr}))
-    return OrtEngine(bundle, session)
+    if options.plan == "cut":
+        return OrtEngine(bundle, CutSession(bundle, _session_options(options.threads, spinning=False)))
+    return OrtEngine(bundle, _whole(bundle, options.threads))
 
 
 def open_cuda(bundle: Bundle, options: Options) -> OrtEngine:
@@ -134,16 +122,3 @@ def _on_device(bundle: Bundle, options: Options, provider: str, settings: dict[s
     if session.get_providers()[0] != provider:  # ONNX Runtime goes to the CPU without a word
         raise BackendError(f"ONNX Runtime's {provider} does not start here; onnxruntime.set_default_logger_severity(1) shows why")
     return session
-
-
-def _may_be_cut(bundle: Bundle, threads: int | None) -> bool:
-    """Whether cutting is possible, worth a measurement, and would keep to ``threads``: the kernels' are set for the whole process."""
-    if DOMAIN.encode() not in bundle.graph.read_bytes() or bundle.card.gflops > LARGEST_CUT:
-        return False
-    if threads is not None and ops.get_num_threads() > threads:
-        return False
-    try:
-        require_onnx()
-    except MissingExtraError:
-        return False
-    return True

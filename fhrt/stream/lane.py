@@ -248,7 +248,8 @@ class Lane:
             sr = self._steadying.update([track.track_id for track in step.tracks], output.sr, to_lr, fused.back)
             to_frame = compose(fused.transforms, to_lr).astype(np.float32)
             pictures = as_pictures(fused.lr, color), as_pictures(sr, color)
-            faces = make_faces([track.detection for track in step.tracks], *pictures, to_frame, output.heatmaps)
+            coarser = (None if each is None else as_pictures(each, color) for each in (output.sr_2x, output.sr_4x))
+            faces = make_faces([track.detection for track in step.tracks], *pictures, to_frame, output.heatmaps, *coarser)
             for face, track, quality in zip(faces, step.tracks, step.qualities, strict=True):
                 face.track_id, face.quality = track.track_id, quality
             step.seconds |= {"batch": step.job.waited, "model": step.job.took}

@@ -300,9 +300,8 @@ class _Shot:
     def of(cls, face: Face, result: Result) -> _Shot:
         """With pictures of its own, BGR: a face's are parts of a batch, which would stay in memory as long as the track."""
         lr, sr = (swap_channels(picture) if result.color == "rgb" else picture.copy() for picture in (face.lr, face.sr))
-        return cls(
-            replace(face, lr=lr, sr=sr, heatmaps=None), result.source, result.time, face.score if face.quality is None else face.quality
-        )
+        own = replace(face, lr=lr, sr=sr, heatmaps=None, sr_2x=None, sr_4x=None)
+        return cls(own, result.source, result.time, face.score if face.quality is None else face.quality)
 
 
 class _Lines:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from glob import glob
 from pathlib import Path
 from typing import Literal
@@ -18,6 +21,7 @@ PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEOS = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"))
 
 Transport = Literal["tcp", "udp"]
+LOG = logging.getLogger("fhrt")
 ESCAPES = "within a user's name or password write # ? / @ : % and blanks as %23 %3F %2F %40 %3A %25 and %20, elsewhere @ as %40"
 
 
@@ -84,7 +88,10 @@ def _find(named: str | int | Path) -> list[Source]:
     if not text:
         raise BadInputError("the name of a source is empty")
     if path.is_dir():
-        return _files(path, sorted(path.iterdir(), key=_natural))
+        inside = sorted(path.iterdir(), key=_natural)
+        if folders := sum(map(Path.is_dir, inside)):
+            _warn(f"{path}: {_subfolders(folders)} not looked into; {path / '**'} names what is in them, too")
+        return _files(path, inside)
     if path.is_file():
         return _files(path, [path], chosen=True)
     if matches := sorted(map(Path, glob(str(path), recursive=True)), key=_natural):
@@ -92,6 +99,68 @@ def _find(named: str | int | Path) -> list[Source]:
     if path.exists():
         raise BadInputError(f"{path} is neither a file nor a folder")
     raise BadInputError(f"{path} does not exist")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files that were found.
+
+    files: each with the folder in which it lies below the one that was named, ``.`` where it lies in that, or was named itself.
+    passed_over: folders that were not looked into, a line each. unreadable: folders that could not be, a line each.
+    """
+
+    files: list[tuple[Path, Path]] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def find_pictures(named: Iterable[Path], recursive: bool = False, leave_out: Path | None = None) -> Pictures:
+    """The picture files that are named, and those of the named folders, by name; of all folders below these, too, where it is `recursive`.
+
+    leave_out: a folder below them that is none of them, that of the results. Links to folders are not followed. Raises BadInputError for
+    what does not exist, and for a folder without pictures.
+    """
+    found = Pictures()
+    for path in named:
+        if path.is_dir():
+            _walk(path, recursive, leave_out and leave_out.resolve(), found)
+        elif path.exists():
+            found.files.append((path, Path()))
+        else:
+            raise BadInputError(f"{path} does not exist")
+    return found
+
+
+def _walk(top: Path, recursive: bool, leave_out: Path | None, found: Pictures) -> None:
+    before = len(found.files)
+    skipped = links = 0
+    walk = os.walk(top, onerror=lambda error: found.unreadable.append(f"cannot look into {error.filename}: {error.strerror}"))
+    for folder, names, files in walk:
+        inside = Path(folder)
+        pictures = (inside / name for name in sorted(files) if Path(name).suffix.lower() in PICTURES)
+        found.files.extend((picture, inside.relative_to(top)) for picture in pictures if picture.is_file())
+        names[:] = sorted(name for name in names if (inside / name).resolve() != leave_out)
+        links += sum((inside / name).is_symlink() for name in names) if recursive else 0
+        if not recursive:
+            skipped = len(names)
+            break
+    hint = f"{_subfolders(skipped)} not looked into; --recursive does" if skipped else ""
+    if len(found.files) == before and not found.unreadable:
+        raise BadInputError(f"{top} holds no pictures ({', '.join(sorted(PICTURES))})" + (f": {hint}" if hint else ""))
+    if hint:
+        found.passed_over.append(f"{top}: {hint}")
+    if links:
+        found.passed_over.append(f"{top}: {_subfolders(links)} not looked into, being links")
+
+
+def _subfolders(count: int) -> str:
+    return "1 subfolder was" if count == 1 else f"{count} subfolders were"
+
+
+@cache
+def _warn(line: str) -> None:
+    """Once: sources are looked up by the outputs, too."""
+    LOG.warning("%s", line)
 
 
 def _webcam(device: str) -> Source:

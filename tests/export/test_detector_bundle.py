@@ -1,5 +1,7 @@
 """The detector's bundle: torch's maps out of bytes, an INT8 form near them, and checkpoints of others refused."""
 
+import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 import torch
 from archives import write_frames
 from norms import shake_norms
+from typer.testing import CliRunner
 
+from fhrt.cli import app
 from fhrt.errors import BadInputError, WeightsError
 from fhrt.export import export_detector, quantise
 from fhrt.models.detector import Detector
@@ -54,12 +58,21 @@ def test_the_int8_form_is_near(bundle: Path, tmp_path: Path, monkeypatch: pytest
     made = quantise(bundle, tmp_path, tmp_path / "int8")
     fp32, int8 = (load_frames(made, backend="onnxruntime", precision=form) for form in ("fp32", "int8"))
     assert int8.precision == "int8" and int8.card.int8 is not None and int8.card.int8.faces == 2
-    assert set(int8.card.int8.loss) == {"average precision"}
+    assert set(int8.card.int8.loss) == set(int8.card.int8.saturating) == {"average precision"}
     for one, other in zip(fp32.run(frames[0]), int8.run(frames[0]), strict=True):
         error = np.abs(one - other)
         assert error.max() > 0 and error.mean() < 0.1 * np.abs(one).mean()
     with pytest.raises(BadInputError, match="already"):
         quantise(made, tmp_path, tmp_path / "again")
+
+
+def test_models_says_what_a_detector_takes(bundle: Path, tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "200", "FHRT_MODELS": str(tmp_path)})
+    card = json.loads((bundle / "card.json").read_text())
+    own = Path(shutil.copytree(bundle, tmp_path / "own"))
+    (own / "card.json").write_text(json.dumps(card | {"name": "own"}))
+    (line,) = (line for line in runner.invoke(app, ["models"]).stdout.splitlines() if "own" in line.split())
+    assert "frames in pieces of 16×16" in line
 
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from typer.testing import CliRunner
 from fhrt.cli import app
 from fhrt.errors import BackendError, BadInputError, WeightsError
 from fhrt.export import quantise
-from fhrt.export.quantise import _clipped, _split_concatenations
+from fhrt.export.quantise import _clipped, _split_concatenations, write_int8
+from fhrt.export.saturation import SaturatingSession
 from fhrt.export.weights import internalise
 from fhrt.metrics import psnr
 from fhrt.protocols import make_pairs
 from fhrt.resample import to_uint8
-from fhrt.runtime import install, load
+from fhrt.runtime import choice, install, load
 from fhrt.runtime.bundle import SHIPPED, read_card
 from fhrt.runtime.engine import INT8_LOSS
 
@@ -103,17 +105,48 @@ def test_the_card_says_what_it_loses(quantised: Path, plain: Path) -> None:
     assert before.int8 is None and after.int8 is not None
     assert set(after.int8.loss) == {"aligned", "unaligned", "noisy", "camera"} and after.int8.faces == 32
     assert all(0 < abs(loss) < 0.5 for loss in after.int8.loss.values())
+    assert set(after.int8.saturating) == set(after.int8.loss)
+    assert all(abs(after.int8.saturating[each] - loss) < 0.05 for each, loss in after.int8.loss.items())
     assert after.model_copy(update={"int8": None, "sha256": before.sha256}) == before
     assert (quantised / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 
 
-def test_auto_takes_it_only_where_it_pays(quantised: Path, plain: Path, tmp_path: Path) -> None:
+def test_a_card_of_before_is_read_and_the_worse_processor_counts(quantised: Path, tmp_path: Path) -> None:
+    int8 = json.loads((quantised / "card.json").read_text())["int8"]
+    older = read_card(changed(quantised, tmp_path / "older", int8={key: value for key, value in int8.items() if key != "saturating"}))
+    assert older.int8 is not None and older.int8.saturating == {} and older.int8.worst == max(int8["loss"].values())
+    bad = changed(quantised, tmp_path / "bad", int8=int8 | {"saturating": {"aligned": 1.4}})
+    assert load(bad, backend="openvino").precision == "fp32"
+
+
+def test_weights_of_eight_bits_are_far_off_where_sums_saturate(
+    quantised: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lite shipped with lost 1.4 dB on AVX2. The same network, faces and ranges' method; only the weights' steps differ."""
+
+    def steps(weight: np.ndarray, kind: str) -> np.ndarray:
+        others = tuple(axis for axis in range(weight.ndim) if axis != int(kind != "Conv"))
+        return np.abs(weight).max(others) / 127
+
+    lr = make_pairs(made_up_faces(10, seed=2), "aligned", np.random.default_rng(0)).lr.astype(np.float32) / 127.5 - 1
+    monkeypatch.setattr(import_module("fhrt.export.quantise"), "safe_scales", steps)
+    shutil.copyfile(plain / "model.safetensors", tmp_path / "model.safetensors")
+    write_int8(plain / "model.onnx", [{"lr": lr}], tmp_path)
+    whole = load(plain, backend="onnxruntime", plan="whole").run(lr[:4]).sr
+    pictures = [SaturatingSession(folder / "model.int8.onnx").run(["sr"], {"lr": lr[:4]})[0] for folder in (quantised, tmp_path)]
+    first, *others = (to_uint8((sr + 1) * 127.5).transpose(0, 2, 3, 1) for sr in (whole, *pictures))
+    safe, unsafe = (psnr(first, other).mean() for other in others)
+    assert safe > 30 and unsafe < safe - 5
+
+
+def test_auto_takes_it_only_where_it_pays(quantised: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     int8 = json.loads((quantised / "card.json").read_text())["int8"]
     for name, loss, expected in (("good", 0.1, "int8"), ("bad", 0.11, "fp32")):
         bundle = changed(quantised, tmp_path / name, int8=int8 | {"loss": {"aligned": 0.01, "camera": loss}})
-        assert load(bundle, backend="openvino").precision == expected
+        for worth, taken in ((0.0, expected), (1e9, "fp32")):  # as if it were quicker, and not quick enough
+            monkeypatch.setattr(choice, "WORTH", worth)
+            assert load(bundle, backend="openvino").precision == taken
         assert load(bundle, backend="openvino", precision="int8").precision == "int8"
-        assert load(bundle, backend="onnxruntime").precision == "fp32"
     assert load(plain, backend="openvino").precision == "fp32"
     with pytest.raises(BackendError, match="fhrt quantise"):
         load(plain, precision="int8")
@@ -209,8 +242,9 @@ def test_ranges_clip_what_is_rare() -> None:
     assert _clipped(np.zeros(5, np.float32), 0.0) == 1
 
 
-@pytest.mark.parametrize("name", ["mnce", "urdgn"])
-def test_the_shipped_form_is_within_the_limit(name: str) -> None:
+@pytest.mark.parametrize("name", ["mnce-ridge", "urdgn"])
+def test_the_shipped_form_is_within_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "WORTH", 0.0)  # speed is no matter here
     card = read_card(SHIPPED / name)
     assert card.int8 is not None and card.int8.faces == 652 and card.int8.worst <= INT8_LOSS["sr"]
     assert load(name, backend="openvino").precision == "int8"

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fhrt.errors import BadInputError
 from fhrt.export.rewrite import rewrite
-from fhrt.models.csrip import CSRIP, Enlarge, ResidualBlock
+from fhrt.models.csrip import CSRIP, Enlarge, ResidualBlock, picture_of_phases
 from fhrt.models.squeezenet import SIGMAS, Fire, SqueezeNet, residual_image
 
 
@@ -26,19 +26,19 @@ def faces(count: int, side: int) -> Tensor:
 # -- the cascade ------------------------------------------------------------------------------------------------------
 
 
-def test_full_width_has_the_papers_size_and_cost() -> None:
+def test_full_width_has_its_size_and_cost() -> None:
     model = CSRIP().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        sr, theta, heatmaps, coarser = model(faces(1, 24))
+        sr, theta, heatmaps, coarser, _ = model(faces(1, 24))
     assert sr.shape == (1, 3, 192, 192)
     assert [picture.shape for picture in coarser] == [(1, 3, 48, 48), (1, 3, 96, 96)]
     assert theta is None
     assert heatmaps == ()
-    assert parameters(model) == 49_879_881  # paper: about 50 M
+    assert parameters(model) == 49_879_881
     flops = counter.get_flop_counts()
     branches = sum(flops[f"CSRIP.branches.{index}"][torch.ops.aten.convolution] for index in (0, 1))
     assert counter.get_total_flops() / 1e9 == pytest.approx(138.0, abs=0.1)
-    assert (counter.get_total_flops() - branches) / 1e9 == pytest.approx(137.2, abs=0.1)  # paper: about 137
+    assert (counter.get_total_flops() - branches) / 1e9 == pytest.approx(137.2, abs=0.1)
 
 
 @pytest.mark.parametrize("cascade", [0, 1])
@@ -48,7 +48,7 @@ def test_the_blocks_stand_at_their_sides_with_their_channels(cascade: int) -> No
         if isinstance(module, (ResidualBlock, Enlarge)):
             module.register_forward_hook(lambda layer, _, out: seen.append((type(layer), *out.shape[1:3])))
     with torch.no_grad():
-        sr, *_, coarser = model(faces(2, 24))
+        sr, *_, coarser, _ = model(faces(2, 24))
     counts = (7, 7, 7) if cascade else (21, 0, 0)
     expected = []
     for count, channels, side in zip(counts, (32, 16, 8), (24, 48, 96), strict=True):
@@ -94,7 +94,7 @@ def test_enlarging_moves_channels_into_space() -> None:
 @pytest.mark.parametrize("cascade", [0, 1])
 def test_gradients_reach_every_parameter(cascade: int) -> None:
     model = CSRIP(width=16, cascade=cascade)
-    sr, *_, coarser = model(faces(2, 24))
+    sr, *_, coarser, _ = model(faces(2, 24))
     sum(picture.square().mean() for picture in (sr, *coarser)).backward()
     dead = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     assert not dead
@@ -114,16 +114,42 @@ def test_the_rewritten_network_has_no_norms_and_computes_the_same(cascade: int) 
         torch.testing.assert_close(mine, each, atol=1e-4, rtol=0)
 
 
-def test_pictures_are_not_clamped() -> None:
-    model = CSRIP(width=8)
-    nn.init.constant_(model.tail[-1].bias, 3.0)
-    assert model(faces(2, 24)).sr.mean() > 1
+def test_all_three_pictures_are_clipped_in_training_too() -> None:
+    model = CSRIP(width=8).train()
+    for last in (model.tail[-1], *model.branches):
+        nn.init.constant_(last.bias, 100.0)
+    output = model(faces(2, 24))
+    for picture in (output.sr, *output.coarser):
+        assert picture.min() == 1
+        assert not torch.autograd.grad(picture.sum(), model.head[0].weight, retain_graph=True)[0].any(), "beyond white nothing is learnt"
 
 
 @pytest.mark.parametrize("width", [0, -8, 12])
 def test_widths_that_do_not_halve_three_times(width: int) -> None:
     with pytest.raises(BadInputError, match="width"):
         CSRIP(width=width)
+
+
+def test_blocks_of_each_module_and_of_the_tail() -> None:
+    model = CSRIP(width=16, blocks=[2, 1, 0], tail=0)
+    assert [len(module) - 1 for module in model.sr_modules] == [2, 1, 0]
+    assert len(model.tail) == 1
+    for wrong in ({"blocks": [7, 7]}, {"blocks": 7}, {"blocks": [7, 7, -1]}, {"tail": -1}):
+        with pytest.raises(BadInputError, match=f"csrip: {next(iter(wrong))} must be"):
+            CSRIP(width=16, **wrong)
+
+
+def test_pictures_at_the_half_side_are_the_convolutions() -> None:
+    """What a network in training computes of the pictures' convolutions, borders and gradients included."""
+    conv, x = nn.Conv2d(8, 3, 9, padding=4), torch.randn(2, 8, 12, 8, requires_grad=True)
+    ours, wanted = picture_of_phases(conv, x), conv(x)
+    torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
+    gradient, inputs = torch.randn_like(ours), (x, *conv.parameters())
+    for mine, each in zip(*(torch.autograd.grad(out, inputs, gradient) for out in (ours, wanted)), strict=True):
+        torch.testing.assert_close(mine, each, atol=1e-3, rtol=1e-4)
+    model = CSRIP(width=8, blocks=[0, 0, 0], tail=0)  # without norms, which make the modes differ
+    for mine, each in zip(*((out.sr, *out.coarser) for out in (model.train()(faces(2, 24)), model.eval()(faces(2, 24)))), strict=True):
+        torch.testing.assert_close(mine, each, atol=1e-5, rtol=0)
 
 
 # -- the identity networks --------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from fhrt.errors import BadInputError
+from fhrt.errors import BadInputError, WeightsError
+from fhrt.export.rewrite import rewrite
 from fhrt.models.denoiser import DILATIONS, Denoiser, Reduction, regularise
 from fhrt.models.layers import ModelOutput
-from fhrt.models.mnce import MNCE, AllFaces, NearestFaces
+from fhrt.models.mnce import MNCE, AllFaces, MNCERidge, NearestFaces
 from fhrt.models.neighbours import (
     LCR,
     LLE,
@@ -26,10 +28,12 @@ from fhrt.models.neighbours import (
     solve,
 )
 from fhrt.resample import resize
+from training import __main__ as training_cli
 from training import checkpoint
-from training.dictionary import build_embedding, build_mnce, train_denoiser
+from training.dictionary import _take_denoiser, build_embedding, build_mnce, read_pairs, train_denoiser
+from training.unfold import bundle_weights
 
-SMALL = {"faces": 12, "neighbours": 5, "features": 4, "targets": 4, "side": 32, "stride": 8, "margin": 1}
+SMALL = {"faces": 12, "neighbours": 5, "features": 4, "targets": 4, "side": 32, "stride": 8}
 
 
 def smooth(count: int, side: int) -> Tensor:
@@ -249,21 +253,50 @@ def test_the_first_layer_learns_what_is_linear_and_leaves_faces_out() -> None:
     torch.testing.assert_close(left, other(x[number : number + 1])[0], atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [{}, {"layout": "five", "layers": 2}, {"all_faces": False, "overlap": 2, "steps": 2}])
-def test_a_batch_is_its_faces_one_by_one(changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("kind", [MNCE, MNCERidge])
+@pytest.mark.parametrize("changes", [{"steps": 1}, {"layers": 2, "layout": "patches", "overlap": 2, "steps": 2}])
+def test_a_batch_is_its_faces_one_by_one(kind: type[MNCE], changes: dict[str, object]) -> None:
     torch.manual_seed(0)
-    model, lr = MNCE(**{**SMALL, **changes}).eval(), smooth(40, 16)
+    model, lr = kind(**{**SMALL, **changes}).eval(), smooth(40, 16)
     with torch.no_grad():
         x = model.regularise(lr)
         model.build(x, smooth(40, 32), torch.arange(12))
         together = model(lr[20:25])
         single = torch.cat([model(face[None]).sr for face in lr[20:25]])
     assert isinstance(together, ModelOutput) and together.sr.shape == (5, 3, 128, 128)
-    assert (together.sr - MNCE(**{**SMALL, **changes}).eval()(lr[20:25]).sr).abs().max() > 0.01
+    assert (together.sr - kind(**{**SMALL, **changes}).eval()(lr[20:25]).sr).abs().max() > 0.01
     torch.testing.assert_close(together.sr, single, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"neighbours": 13}, {"layout": "six"}, {"side": 48}, {"stride": 5}])
+def test_mnce_is_the_papers_and_the_ridge_is_not_in_it() -> None:
+    model, ours = MNCE(), MNCERidge()
+    assert model.steps > 1 and len(model.layers) == 3 and model.first is None
+    assert all(len(layer.components.index) == 5 for layer in model.layers)
+    assert ours.steps == len(ours.layers) == 1 and isinstance(ours.first, AllFaces) and len(ours.layers[0].components.index) == 64
+
+
+def test_a_layer_is_filled_with_what_those_before_make_of_faces_left_out() -> None:
+    torch.manual_seed(0)
+    model, x, truth = MNCE(**SMALL), smooth(12, 32), smooth(12, 32) + 0.1 * torch.randn(12, 3, 32, 32)
+    model.build(x, truth, torch.arange(12))
+    for layer, after in zip(model.layers[:-1], model.layers[1:], strict=True):
+        with torch.no_grad():
+            kept, x = layer(x), layer.leave_one_out(x)
+            filled = after.features.entries()
+            wanted, leaked = (after.features.encode(after.components.take(each)) for each in (x, kept))
+        assert (filled - wanted).square().mean() < 0.1 * (filled - leaked).square().mean()  # what eight bits lose
+
+
+def test_the_steps_that_are_shown_end_with_the_picture() -> None:
+    model, lr = MNCE(**SMALL).eval(), smooth(2, 16)
+    with torch.no_grad():
+        stages, sr = model.stages(lr), model(lr).sr
+    assert list(stages) == ["bicubic", "denoiser", "layer 1", "layer 2", "layer 3"]
+    assert torch.equal(stages["layer 3"], sr) and all(each.shape == (2, 3, 128, 128) for each in stages.values())
+    torch.testing.assert_close(stages["bicubic"], torch.from_numpy(resize(lr.numpy(), (128, 128))))
+
+
+@pytest.mark.parametrize("wrong", [{"neighbours": 13}, {"layout": "six"}, {"side": 48}, {"stride": 5, "layout": "patches"}])
 def test_parameters_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadInputError, match=next(iter(wrong))):
         MNCE(**{**SMALL, **wrong})
@@ -274,18 +307,64 @@ def test_parameters_that_do_not_fit_are_refused(wrong: dict[str, object]) -> Non
 
 def test_dictionaries_are_written_and_read_again(archive: Path, tmp_path: Path) -> None:
     small = {"faces": 8, "neighbours": 3, "features": 3, "targets": 3, "side": 32}
-    path = build_mnce(archive, tmp_path, denoiser_steps=2, **small)
+    path = build_mnce(archive, tmp_path, denoiser_steps=2, name="mnce-ridge", **small)
     tensors, about = checkpoint.load(path)
-    assert about["model"] == "mnce" and about["hparams"] == small and about["validation"]["aligned_psnr"] > 15
+    assert path.name == "mnce-ridge.safetensors" and about["model"] == "mnce-ridge" and about["hparams"] == small
+    steps = about["validation"]["steps"]
+    assert (
+        list(steps) == ["bicubic", "denoiser", "all faces", "layer 1"] and steps["layer 1"][0] == about["validation"]["aligned_psnr"] > 15
+    )
     assert tensors["first.matrix"].dtype == torch.float16 and tensors["layers.0.targets.codes"].dtype == torch.uint8
-    MNCE(**small).load_state_dict(tensors)
+    MNCERidge(**small).load_state_dict(tensors)
 
     again = build_mnce(archive, tmp_path / "again", denoiser=path, **small)
     assert torch.equal(checkpoint.load(again)[0]["denoiser.layers.0.weight"], tensors["denoiser.layers.0.weight"])
+    (tmp_path / "other.safetensors").write_bytes(again.read_bytes().replace(b"denoiser.", b"recoiler."))
+    with pytest.raises(WeightsError, match="holds no denoiser"):
+        build_mnce(archive, tmp_path, denoiser=tmp_path / "other.safetensors", **small)
     with pytest.raises(BadInputError, match="hold 13 faces"):
         build_mnce(archive, tmp_path, denoiser=path, **{**small, "faces": 13})
     with pytest.raises(BadInputError, match="lle"):
         build_embedding("pca", archive, tmp_path)
+
+
+def test_hyper_parameters_reach_the_command(archive: Path, tmp_path: Path) -> None:
+    settings = {"faces": 8, "neighbours": 3, "features": 3, "targets": 3, "side": 32, "layers": 2, "steps": 2, "locality": 0.5}
+    options = [option for key, value in settings.items() for option in ("--set", f"{key}={value}")]
+    arguments = ["dictionary", "mnce", "--data", str(archive), "--out", str(tmp_path), "--steps", "1", "--batch", "2", *options]
+    done = CliRunner().invoke(training_cli.app, arguments)
+    assert done.exit_code == 0 and "layer 2" in done.output and "layer 3" not in done.output
+    tensors, about = checkpoint.load(tmp_path / "mnce.safetensors")
+    assert about["hparams"] == settings and set(about["validation"]["steps"]) == {"bicubic", "denoiser", "layer 1", "layer 2"}
+    MNCE(**about["hparams"]).load_state_dict(tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "words"),
+    [
+        ("mnce", "margin=3", "mnce has no hyper-parameter 'margin'; there are: faces, layers"),
+        ("mnce-ridge", "layers=two", "layers must be a whole number, not 'two'"),
+        ("lcr", "locality", "locality must be a number, not ''"),
+        ("mnce", "layout=six", "layout must be 'five' or 'patches', not 'six'"),
+        ("denoiser", "layers=2", "the denoiser has no hyper-parameters to --set, layers=2 is for the dictionary"),
+        ("pca", "layers=2", "name must be one of mnce, mnce-ridge, lle, lcr, not 'pca'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(name: str, setting: str, words: str, archive: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(training_cli.app, ["dictionary", name, "--data", str(archive), "--out", str(tmp_path), "--set", setting])
+    assert done.exit_code == 2 and done.output.startswith(words) and len(done.output.splitlines()) == 1
+
+
+def test_a_shipped_bundle_lends_its_denoiser(archive: Path) -> None:
+    model, lr = MNCE(**SMALL), read_pairs(archive, "train", 32, 8)[0]
+    _take_denoiser(model, "mnce-ridge", lr)
+    folded = rewrite(Denoiser())
+    folded.load_state_dict(checkpoint.unpack("denoiser", bundle_weights("mnce-ridge")))
+    with torch.no_grad():
+        torch.testing.assert_close(model.denoiser(lr), folded(lr), atol=1e-4, rtol=0)
+        assert (model.denoiser(lr) - lr).abs().max() > 1e-3
+    with pytest.raises(WeightsError, match="weights of another network"):
+        _take_denoiser(model, "lite", lr)
 
 
 def test_the_node_of_an_exported_graph_is_what_it_stands_for() -> None:

@@ -10,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fhrt import ops
 from fhrt.errors import BadInputError, UnknownModelError
 from fhrt.export.rewrite import rewrite
-from fhrt.models import create, names, system
+from fhrt.models import create
 from fhrt.models.layers import FoldedUpsampleConv2d, UpsampleConv2d, similarity_theta
 from fhrt.models.tdn import TDN
-from fhrt.runtime import bundle
 
 GFLOPS = {"urdgn": (28, 31), "tdn": (16, 18.5), "tdae": (33, 35.5), "mtun": (13.5, 14.1), "lite": (0.5, 1.5)}
 
@@ -132,6 +131,35 @@ def test_the_rows_of_mtuns_ablations(hparams: dict[str, int]) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+NARROW = {  # hyper-parameters, parameters
+    "urdgn": ({"width": 32}, 58_979),
+    "tdn": ({"width": 128, "localisation": 64}, 360_659),
+    "tdae": ({"width": 128, "localisation": 64}, 604_185),
+    "mtun": ({"width": 8, "hourglass": 16, "stacks": 1}, 10_736_259),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_networks(name: str) -> None:
+    hparams, parameters = NARROW[name]
+    model = create(name, **hparams)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    with torch.no_grad():
+        assert model(torch.zeros(2, 3, 16, 16)).sr.shape == (2, 3, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "hparams"),
+    [("urdgn", {"width": 8}), ("tdn", {"width": 12}), ("tdn", {"localisation": 0}), ("tdae", {"width": 24}), ("tdae", {"localisation": -1})]
+    + [("mtun", {each: 0}) for each in ("width", "contracting", "hourglass", "last")]
+    + [("mtun", {"width": [8]}), ("tdn", {"width": 2.5})],
+    ids=str,
+)
+def test_sizes_that_no_network_has(name: str, hparams: dict[str, object]) -> None:
+    with pytest.raises(BadInputError, match=f"^{name}: {next(iter(hparams))} must be a [a-z 0-9,]+, not [^\n]+$"):
+        create(name, **hparams)
+
+
 def test_mtun_refuses_other_rows() -> None:
     for hparams in ({"heatmap_side": 48}, {"stacks": 0}, {"stacks": 5}):
         with pytest.raises(BadInputError, match="heatmap_side must be"):
@@ -149,11 +177,6 @@ def test_the_thetas_of_tdaes_stages_are_composed() -> None:
         theta = model(torch.rand(1, 3, 16, 16)).theta[0]
     total = torch.tensor(sum(angles.values()))
     torch.testing.assert_close(theta[:, 0], torch.stack([total.cos(), total.sin()]))
-
-
-def test_the_runtime_knows_the_same_systems() -> None:
-    """It may not import the networks, whose registry needs torch."""
-    assert {name: system(name).made for name in names()} == bundle.SYSTEMS
 
 
 def test_a_step_in_bfloat16_has_a_gradient() -> None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fhrt import ops
 from fhrt.protocols.archive import tight
 from fhrt.protocols.camera import camera
-from fhrt.protocols.pairs import PROTOCOLS, bicubic_hr, make_pairs
+from fhrt.protocols.pairs import IN_PHASE, PROTOCOLS, bicubic_hr, gaussian_lr, make_pairs, reduction_matrix
 from fhrt.protocols.pose import PoseRange, invert_theta, random_theta, turn
 
 
@@ -66,6 +66,33 @@ def test_loose_faces_are_blurred_and_decimated(faces: NDArray[np.uint8]) -> None
     for lr, face in zip(pairs.lr, faces, strict=False):
         blurred = cv2.GaussianBlur(face.astype(np.float32), (21, 21), 7 / 3, borderType=cv2.BORDER_REFLECT_101)[4::8, 4::8]
         assert np.abs(lr.transpose(1, 2, 0) - blurred).max() <= 0.51
+
+
+@pytest.mark.parametrize(("factor", "sigma"), [(8, 7 / 3), (4, 1.0), (2, 1 / 3)])
+def test_a_loose_face_at_every_scale(faces: NDArray[np.uint8], factor: int, sigma: float) -> None:
+    """OpenCV's blur and every factor-th pixel; what all three show lies as far off the middle."""
+    hr = np.ascontiguousarray(faces[:2].transpose(0, 3, 1, 2), dtype=np.float32)
+    reduced = gaussian_lr(hr, factor)
+    reach = 2 * int(np.ceil(4 * sigma)) + 1
+    for small, face in zip(reduced, faces, strict=False):
+        blurred = cv2.GaussianBlur(face.astype(np.float32), (reach, reach), sigma, borderType=cv2.BORDER_REFLECT_101)
+        assert np.abs(small.transpose(1, 2, 0) - blurred[factor // 2 :: factor, factor // 2 :: factor]).max() <= 0.51
+    seen = reduction_matrix(192, factor) @ np.arange(192, dtype=np.float32)  # of a ramp: where the pixels lie
+    inside = slice(24 // factor, -24 // factor)
+    middle = (np.arange(192 // factor) + 0.5) * factor - 0.5
+    np.testing.assert_allclose((seen - middle)[inside], IN_PHASE, atol=1e-4)
+
+
+def test_the_loose_baseline_lies_where_its_faces_do(faces: NDArray[np.uint8]) -> None:
+    """Of a ramp, and nearer to the truth than enlarged about the middle."""
+    ramp = np.broadcast_to(np.arange(32, 224, dtype=np.uint8)[:, None], (1, 192, 192, 3))
+    pairs = make_pairs(ramp, "loose", np.random.default_rng(0))
+    error = (bicubic_hr(pairs.lr, pairs.phase) - pairs.hr)[..., 20:-20, 20:-20]
+    assert np.abs(error).max() < 0.6 and abs(error.mean()) < 0.02
+    assert (bicubic_hr(pairs.lr) - pairs.hr)[..., 20:-20, 20:-20].mean() == pytest.approx(0.5, abs=0.02)
+    pairs = make_pairs(faces, "loose", np.random.default_rng(0))
+    right, middle = (np.square(bicubic_hr(pairs.lr, phase) - pairs.hr).mean() for phase in (pairs.phase, 0.0))
+    assert right < middle
 
 
 def test_noise_of_a_tenth_of_the_range(faces: NDArray[np.uint8]) -> None:

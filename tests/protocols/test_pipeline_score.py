@@ -35,6 +35,7 @@ from fhrt.protocols.pipeline import (
     true_eyes,
 )
 from fhrt.protocols.pipeline_report import summarise, tabulate, write_pipeline_report
+from fhrt.runtime import Output
 
 OWN = [[20, 30, 40, 50], [150, 100, 12, 15]]  # x, y, w, h
 CARD = SimpleNamespace(name="bicubic", input_size=(16, 16), output_size=(128, 128), outputs=("sr",))
@@ -45,8 +46,8 @@ class Bicubic:
 
     card, backend, precision, array_library = CARD, "none", "fp32", None
 
-    def run(self, lr: NDArray[np.float32]) -> SimpleNamespace:
-        return SimpleNamespace(sr=bicubic_hr(np.rint((lr + 1) * 127.5).astype(np.uint8)) / 127.5 - 1, theta=None, heatmaps=None)
+    def run(self, lr: NDArray[np.float32]) -> Output:
+        return Output(bicubic_hr(np.rint((lr + 1) * 127.5).astype(np.uint8)) / 127.5 - 1)
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
-"""Whole or in pieces: what was asked for, or what is quicker here, measured once."""
+"""Which way is taken: what was asked for, or what is quicker here, measured once."""
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import sleep
 
 import numpy as np
 import pytest
+from fakes import Fake
 
 from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError, UnknownModelError, WeightsError
 from fhrt.hallucinator import Hallucinator
 from fhrt.runtime import choice, load
 from fhrt.runtime.bundle import open_bundle
+from fhrt.runtime.choice import Candidate, choose, explain
 from fhrt.runtime.cut import CutSession
 
 LR = np.random.default_rng(0).uniform(-1, 1, (3, 3, 16, 16)).astype(np.float32)
@@ -22,61 +25,93 @@ LITE = open_bundle("lite")
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FHRT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choice, "BUSY", 0.0)  # engines that sleep look as if others kept them waiting
     return tmp_path / "cache"
 
 
-class Ways:
-    """Two ways that only sleep, and how often each was made and called."""
-
-    def __init__(self, usual: float, other: float) -> None:
-        self.seconds, self.made, self.calls = {"usual": usual, "other": other}, [], []
-
-    def choose(self, what: str = "test") -> str:
-        makers = {name: lambda name=name: self.made.append(name) or name for name in self.seconds}
-        return choice.quicker(what, LITE, makers, self.call)
-
-    def call(self, name: str) -> None:
-        self.calls.append(name)
-        sleep(self.seconds[name])
+def verdicts(cache: Path) -> dict[str, dict[str, object]]:
+    (file,) = (cache / "verdicts").iterdir()
+    return json.loads(file.read_bytes())["verdicts"]
 
 
-@pytest.mark.parametrize(("usual", "other", "best"), [(0.02, 0.01, "other"), (0.01, 0.02, "usual")])
-def test_the_quicker_way_is_taken_and_remembered(usual: float, other: float, best: str) -> None:
-    ways = Ways(usual, other)
-    assert ways.choose() == best and 1 < ways.calls.count("other") < 15
-    again = Ways(other, usual)
-    assert again.choose() == best and not again.calls and again.made == [best]
-    assert Ways(other, usual).choose("other settings") != best
+def chosen(engines: dict[str, Fake], names: Sequence[str] = ()) -> str:
+    """The name of the one that is taken."""
+    engine = choose(LITE, [engines[name].candidate(name) for name in names or engines], None)
+    return next(name for name, each in engines.items() if each is engine)
 
 
-def test_a_slow_model_is_not_measured() -> None:
-    ways = Ways(0.4, 0.0)
-    assert ways.choose() == "usual" and ways.calls == ways.made == ["usual"]
+@pytest.mark.parametrize(("first", "second", "best"), [(0.02, 0.005, "b fp32"), (0.005, 0.02, "a fp32"), (0.01, 0.01, "a fp32")])
+def test_the_quicker_way_is_taken_and_remembered(first: float, second: float, best: str, cache: Path) -> None:
+    assert chosen({"a fp32": Fake(LITE, seconds=first), "b fp32": Fake(LITE, seconds=second)}) == best
+    again = {"a fp32": Fake(LITE, seconds=second), "b fp32": Fake(LITE, seconds=first)}
+    assert chosen(again) == best and not any(each.calls for each in again.values())
+    assert chosen(again, ["b fp32"]) == "b fp32" and not again["b fp32"].calls  # what is known of it holds for it alone too
+    assert all(verdict["milliseconds"] > 1000 * 0.005 for verdict in verdicts(cache).values())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"way": 3}', b'{"way": "abacus"}'])
-def test_a_damaged_memory_is_measured_again(content: bytes, cache: Path) -> None:
-    Ways(0.02, 0.01).choose()
-    (file,) = (cache / "plans").iterdir()
-    file.write_bytes(content)
-    assert Ways(0.02, 0.01).choose() == "other"
-    assert json.loads(file.read_bytes())["way"] == "other"
+@pytest.mark.parametrize(("seconds", "best"), [(0.01, "a int8"), (0.025, "b fp32")])
+def test_int8_is_taken_where_it_is_much_quicker(seconds: float, best: str) -> None:
+    """Of 30 ms, 20 are the limit."""
+    int8 = replace(LITE, precision="int8")
+    engines = {"a int8": Fake(int8, seconds=seconds), "b fp32": Fake(LITE, seconds=0.03), "c fp32": Fake(LITE, seconds=0.04)}
+    assert chosen(engines) == best
+    told = explain(engines[best])
+    assert told.startswith(f"{best}: sr ") and ("INT8 is taken from 1.5 times the speed on" in told) == (best == "b fp32")
 
 
-def test_a_cache_that_cannot_be_written_breaks_nothing(cache: Path) -> None:
-    cache.write_text("a file where the folder should be")
-    assert Ways(0.02, 0.01).choose() == "other"
+def test_no_further_way_is_opened_when_the_time_is_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "BUDGET", 0.0)
+    names = ("a int8", "b int8", "c fp32", "d fp32")
+    engines = {name: Fake(replace(LITE, precision=name.split()[1]), seconds=0.001) for name in names}
+    for _ in range(2):
+        assert chosen(engines) == "c fp32"  # INT8 is not taken without having been compared
+        assert engines["d fp32"].calls == 0
+    assert verdicts(cache)["d fp32"]["figures"] is None
+    assert chosen(engines, ["d fp32"]) == "d fp32" and engines["d fp32"].calls == 2  # asked for by name it is looked at
+
+
+def test_times_of_a_busy_machine_are_not_kept_unless_they_are_as_expected(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "BUSY", 1e9)
+    slow_first = {"a fp32": Fake(LITE, seconds=0.01), "b fp32": Fake(LITE, seconds=0.001)}
+    assert chosen(slow_first) == "b fp32" and verdicts(cache)["b fp32"]["milliseconds"] is None
+    calls = slow_first["a fp32"].calls
+    assert chosen(slow_first) == "b fp32" and slow_first["a fp32"].calls == calls  # but this process goes by them
+    monkeypatch.setenv("FHRT_CACHE", str(cache / "other"))
+    assert chosen({"a fp32": Fake(LITE, seconds=0.001), "b fp32": Fake(LITE, seconds=0.01)}) == "a fp32"
+    assert verdicts(cache / "other")["a fp32"]["milliseconds"] is not None
+
+
+def test_what_cannot_be_opened_is_said_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    tries: list[int] = []
+
+    def broken() -> Fake:
+        tries.append(1)
+        raise MissingExtraError("it is not installed")
+
+    good = Fake(LITE)
+    candidates = [Candidate("broken fp32", "1", broken), good.candidate("good fp32"), Candidate("later fp32", "1", broken)]
+    for _ in range(2):
+        assert choose(LITE, candidates, None) is good
+        assert [line for line in caplog.messages if "it is not installed" in line] == [
+            "good fp32 runs lite, because not broken fp32: it is not installed"
+        ]
+        caplog.clear()
+    assert len(tries) == 3  # one that the good one is preferred to, once
+    with pytest.raises(MissingExtraError, match="it is not installed"):
+        choose(LITE, candidates[:1], None)
+    with pytest.raises(BackendError, match=r"nothing here runs lite: broken fp32: it is not installed; other fp32: it is not"):
+        choose(LITE, [candidates[0], Candidate("other fp32", "1", broken)], None)
 
 
 def test_plans_by_name_agree_and_auto_is_one_of_them(cache: Path) -> None:
-    whole, pieces, auto = (load("lite", backend="onnxruntime", plan=plan) for plan in ("whole", "cut", "auto"))
+    whole, pieces, auto = (load("lite", backend="onnxruntime", plan=plan, precision="fp32") for plan in ("whole", "cut", "auto"))
     assert isinstance(pieces.session, CutSession) and not isinstance(whole.session, CutSession)
     for name in ("sr", "theta"):
         for engine in (pieces, auto):
             np.testing.assert_allclose(getattr(engine.run(LR), name), getattr(whole.run(LR), name), atol=2e-5)
         assert getattr(pieces.run(LR[:0]), name).shape == getattr(whole.run(LR[:0]), name).shape
-    (file,) = (cache / "plans").iterdir()
-    assert isinstance(auto.session, CutSession) == (json.loads(file.read_bytes())["way"] == "cut")
+    times = {name: verdict["milliseconds"] for name, verdict in verdicts(cache).items()}
+    assert set(times) == {"onnxruntime fp32", "onnxruntime fp32 cut"}
     assert isinstance(Hallucinator("lite", plan="cut").engine.session, CutSession)
 
 
@@ -84,8 +119,8 @@ def test_auto_is_whole_where_the_kernels_would_take_more_threads(cache: Path) ->
     before = ops.get_num_threads()
     ops.set_num_threads(2)
     try:
-        session = load("lite", backend="onnxruntime", threads=1).session
-        assert session.get_session_options().intra_op_num_threads == 1 and not cache.exists()
+        session = load("lite", backend="onnxruntime", precision="fp32", threads=1).session
+        assert session.get_session_options().intra_op_num_threads == 1 and "onnxruntime fp32 cut" not in verdicts(cache)
     finally:
         ops.set_num_threads(before)
 
@@ -93,9 +128,10 @@ def test_auto_is_whole_where_the_kernels_would_take_more_threads(cache: Path) ->
 def test_without_onnx(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "onnx.shape_inference", raising=False)
-    assert not isinstance(load("lite", backend="onnxruntime").session, CutSession) and not cache.exists()
+    session = load("lite", backend="onnxruntime", precision="fp32").session
+    assert not isinstance(session, CutSession) and list(verdicts(cache)) == ["onnxruntime fp32"]
     with pytest.raises(MissingExtraError, match="pip install"):
-        load("lite", plan="cut")
+        load("lite", plan="cut", precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +158,8 @@ def test_what_cannot_be_had_is_an_error(settings: dict[str, object], words: str)
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="a model is a name or a bundle folder, not int"):
         load(3)  # type: ignore[arg-type]
+    with pytest.raises(UnknownModelError, match=r"mnce has no weights here; use mnce-ridge, install a bundle of it .* dictionary mnce "):
+        load("mnce")
     with pytest.raises(UnknownModelError, match=r"tdn has no weights here; install a bundle of it .* python -m training fit tdn"):
         load("tdn")
     with pytest.raises(WeightsError, match=r"is no bundle folder: it holds no card\.json"):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from importlib import resources
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,7 +13,8 @@ import torch
 
 from fhrt import _C
 from fhrt.errors import BadInputError, FhrtError
-from fhrt.hallucinator import Hallucinator
+from fhrt.faces.detect import Detection
+from fhrt.hallucinator import Hallucinator, crop_faces
 from fhrt.ops import Nv12
 from fhrt.runtime import device
 from fhrt.runtime.bundle import open_bundle
@@ -98,6 +100,18 @@ def test_boxes_may_lie_there_too(holder: str, on_gpu: Hallucinator, on_cpu: Hall
     for hallucinator in (on_gpu, on_cpu):
         boxes = [face.box for face in hallucinator.run(FRAME, HOLDERS[holder](np.array(BOXES))).faces]
         assert boxes == [tuple(box) for box in BOXES]
+
+
+@pytest.mark.parametrize("holder", ["torch", "cupy"])
+@pytest.mark.parametrize("finer", [1, 2])
+def test_crops_of_a_network_of_loose_faces_are_those_of_the_cpu(holder: str, finer: int) -> None:
+    card: Any = SimpleNamespace(input_size=(24, 24), outputs=("sr",))
+    detections = [Detection(box) for box in BOXES[:16]]
+    crops, _ = crop_faces(HOLDERS[holder](FRAME), detections, card, "bgr", finer)
+    expected, _ = crop_faces(FRAME, detections, card, "bgr", finer)
+    library = device.library_of(crops)
+    assert library is not None
+    np.testing.assert_allclose(library.down([crops])[0], expected, atol=2e-3)
 
 
 def test_one_download_for_all_faces(on_gpu: Hallucinator, monkeypatch: pytest.MonkeyPatch) -> None:

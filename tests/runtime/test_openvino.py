@@ -18,7 +18,11 @@ from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
 from training import checkpoint
 
-SMALL = {"csrip": {"width": 16}, "mtun": {"width": 8, "stacks": 1}}
+SMALL = {
+    "csrip": {"width": 16},
+    "mtun": {"width": 8, "stacks": 1, "contracting": 8},
+    "mnce": {"faces": 400, "neighbours": 40, "features": 12, "targets": 12, "layers": 2, "steps": 1},
+}
 """Hyper-parameters under which these take seconds; every kind of node stays."""
 
 

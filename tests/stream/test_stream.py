@@ -26,6 +26,7 @@ from fhrt.errors import BadInputError, SourceError
 from fhrt.faces.detect import Detection
 from fhrt.faces.track import Tracker
 from fhrt.hallucinator import Hallucinator
+from fhrt.runtime import Output
 from fhrt.stream import RtspOut, Stream
 from fhrt.stream.lane import REPLAYED, Look
 from fhrt.video import Frame, State
@@ -80,6 +81,17 @@ def test_rgb_is_rgb_everywhere(make, clips) -> None:
     bgr, rgb = (next(iter(make(color=color).stream(clips[0]))) for color in ("bgr", "rgb"))
     for one, other in ((bgr.frame, rgb.frame), (bgr.faces[0].lr, rgb.faces[0].lr), (bgr.faces[0].sr, rgb.faces[0].sr)):
         assert (one == other[..., ::-1]).all() and not (one == other).all()
+
+
+def test_smaller_pictures_come_with_their_face(make, clips) -> None:
+    class Several(KnownEngine):
+        def run(self, lr):
+            return Output(super().run(lr).sr, sr_2x=lr.repeat(2, 2).repeat(2, 3), sr_4x=lr.repeat(4, 2).repeat(4, 3))
+
+    result = next(iter(make(Several(), KnownDetector(2)).stream(clips[0])))
+    assert len(result.faces) == 2
+    for face in result.faces:
+        assert (face.sr_2x[::2, ::2] == face.lr).all() and (face.sr_4x[::4, ::4] == face.lr).all()
 
 
 def test_under_all_the_same_video_gives_the_same_results(make, clips) -> None:

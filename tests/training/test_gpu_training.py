@@ -36,8 +36,10 @@ def recipe(**changes: object) -> Recipe:
 
 ADVERSARIAL = {"losses": Losses(mse=1, adversarial=0.01, theta=0.1), "optimiser": "rmsprop"}
 
+FROZEN = {"model": "mtun", "hparams": {"width": 4, "stacks": 1}, "losses": Losses(mse=1, corners=0.05), "freeze_norms": 0.5}
 
-@pytest.mark.parametrize("changes", [{}, ADVERSARIAL, {"bf16": True}], ids=["adamw", "rmsprop, critic", "bf16"])
+
+@pytest.mark.parametrize("changes", [{}, ADVERSARIAL, {"bf16": True}, FROZEN], ids=["adamw", "rmsprop, critic", "bf16", "frozen norms"])
 def test_a_captured_step_is_the_step(changes: dict[str, object], tmp_path: Path) -> None:
     """Losses fall alike; not to the last bit, for a graph's convolutions may be others and dropout draws other numbers."""
     trained = []

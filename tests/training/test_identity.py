@@ -14,7 +14,8 @@ from fhrt.errors import BadInputError, WeightsError
 from fhrt.export.recognition import export_recognition
 from fhrt.metrics import Recognition
 from fhrt.models.recognition import shrink
-from fhrt.models.squeezenet import SqueezeNet
+from fhrt.models.squeezenet import SIGMAS, SqueezeNet, residual_image
+from fhrt.protocols.pairs import gaussian_lr
 from training import __main__ as training_cli
 from training import checkpoint, identity
 from training.data import make_batch
@@ -60,7 +61,8 @@ def two_people() -> FaceSet:
     """Forty faces of two people: one with stripes, one with dots, lit at random."""
     rng = np.random.default_rng(0)
     faces = np.full((40, 192, 192, 3), 128, np.float32)
-    faces[::2, :, ::24] += 60
+    for x in range(0, 192, 24):  # as wide as a pixel of the smallest scale, or decimation would pass them by
+        faces[::2, :, x : x + 4] += 60
     for x in range(12, 192, 24):
         for face in faces[1::2]:
             cv2.circle(face, (x, x), 6, (200, 200, 200), -1)
@@ -69,7 +71,7 @@ def two_people() -> FaceSet:
 
 
 def test_it_learns_to_tell_people_apart(tmp_path: Path) -> None:
-    accuracy = train_identity(two_people(), RESIDUALS[2], tmp_path, epochs=8, batch=8)
+    accuracy = train_identity(two_people(), RESIDUALS[2], tmp_path, epochs=8, batch=2)
     assert accuracy == 1.0
     _, about = checkpoint.load(tmp_path / "identity-2x.safetensors")
     assert about["hparams"] == {"classes": 2, "size": 48} and about["accuracy"] == 1.0
@@ -125,7 +127,16 @@ def test_the_prior_is_frozen_and_its_gradient_reaches_the_pictures(prior: Path) 
     gradients = torch.autograd.grad(loss, list(pictures.values()))
     assert all(gradient[0].abs().sum() > 0 and gradient[1].abs().sum() == 0 for gradient in gradients)
     assert judge(pictures, torch.tensor([-1, -1])) == 0
-    assert at_scale(torch.zeros(1, 3, 192, 192), 4).shape == (1, 3, 96, 96)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_the_identity_networks_see_what_the_targets_are(scale: int, faces: NDArray[np.uint8]) -> None:
+    """Residuals of the pictures that C-SRIP is to make, which are reduced as its LR faces are."""
+    hr = np.ascontiguousarray(faces[:2].transpose(0, 3, 1, 2), dtype=np.float32)
+    target = torch.from_numpy(gaussian_lr(hr, 8 // scale) if scale < 8 else hr).float() / 127.5 - 1
+    seen = at_scale(torch.from_numpy(hr) / 127.5 - 1, scale)
+    assert seen.shape == (2, 3, 24 * scale, 24 * scale)
+    torch.testing.assert_close(seen, residual_image(target, SIGMAS[scale]), atol=1.1 / 127.5, rtol=0)  # which are rounded
 
 
 def test_a_prior_that_does_not_fit(prior: Path) -> None:

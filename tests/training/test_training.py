@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -16,7 +18,7 @@ from fhrt.errors import BadInputError, WeightsError
 from fhrt.export import export
 from fhrt.models import create
 from training import __main__ as training_cli
-from training import checkpoint, loop
+from training import checkpoint, device, loop, losses, objective
 from training.data import Batches, make_batch
 from training.device import OnDevice
 from training.faces import load_faces
@@ -36,10 +38,31 @@ def recipe(**changes: object) -> Recipe:
 
 
 def test_the_loss_falls(archive: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe(), archive, tmp_path)
+    trainer = Trainer(recipe(losses=Losses(l1=1, theta=1)), archive, tmp_path)
     batch = make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0))
     losses = [trainer.train_step(batch)["l1"] for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_only_where_the_cpu_has_it(
+    native: bool, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device, "_bf16_of_cpu", lambda: native)
+    device.computes_bf16.cache_clear()
+    try:
+        for _ in range(2):
+            trainer = Trainer(recipe(bf16=True, batch=2), archive, tmp_path / "run")
+        batch = make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(0))
+        dtypes = []
+        trainer.model.trunk[0].first.register_forward_hook(lambda module, given, result: dtypes.append(result.dtype))
+        trainer.train_step(batch)
+        with device.in_bf16("cpu"):
+            dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    finally:
+        device.computes_bf16.cache_clear()
+    assert set(dtypes) == {torch.bfloat16 if native else torch.float32} and trainer.recipe.bf16 == native
+    assert ["float32" in line for line in caplog.messages] == ([] if native else [True])
 
 
 def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
@@ -47,7 +70,9 @@ def test_a_dictionary_has_no_recipe(archive: Path, tmp_path: Path) -> None:
         Trainer(recipe(model="mnce", hparams={}), archive, tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1}}, {"model": "tdn", "hparams": {}}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1, "contracting": 8}}, {"model": "tdn", "hparams": {}}], ids=str
+)
 def test_the_localisation_learns_first_when_told(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(localise_steps=1, batch=2, **changes), archive, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -58,10 +83,133 @@ def test_the_localisation_learns_first_when_told(changes: dict[str, object], arc
     assert set(trainer.train_step(batches[1])) == {"theta", "l1", "ssim"}
 
 
+LOCALISED = [{}, {"model": "mtun", "hparams": {"width": 8, "stacks": 1}}, {"model": "tdn"}, {"model": "tdae", "stage": "decoder1"}]
+
+
+@pytest.mark.parametrize("changes", LOCALISED, ids=str)
+def test_the_corners_teach_the_localisation_alone_and_beside_the_picture(
+    changes: dict[str, object], archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"losses": Losses(mse=1, corners=0.05, theta=1)} | ({"hparams": {}} if changes else {}) | changes
+    trainer = Trainer(recipe(localise_steps=1, batch=2, **changes), archive, tmp_path)
+    looks = []
+    monkeypatch.setattr(objective, "corner_loss", lambda *given: looks.append(given) or losses.corner_loss(*given))
+    batch = make_batch(trainer.faces, trainer.recipe.mix, 2, np.random.default_rng(0))
+    part = trainer.objective.module.part
+    with torch.no_grad():
+        theta = (part.eval().localise(batch.lr) if hasattr(part, "localise") else part.upright(batch.lr))[1]
+    part.train()
+    expected = 0.05 * float(losses.corner_loss(theta, batch.theta, 128))
+    alone, joint = (trainer.train_step(batch) for _ in range(2))
+    assert set(alone) == {"corners", "theta"} and set(joint) == {"corners", "theta", "mse"}
+    twice = 1 if trainer.recipe.model == "mtun" else 2  # TDN and lite look twice, and each look is told; all begin as the identity
+    assert len(looks) == 2 * twice and all(side == 128 for *_, side in looks)
+    assert float(alone["corners"]) == pytest.approx(twice * expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("changes", [{"model": "urdgn", "hparams": {}}, {"losses": Losses(l1=1)}], ids=str)
 def test_what_cannot_localise_is_not_told_to(changes: dict[str, object], archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="localise_steps needs a theta loss and a network that localises"):
+    with pytest.raises(BadInputError, match="localise_steps needs a theta or corners loss and a network that localises"):
         Trainer(recipe(localise_steps=1, **changes), archive, tmp_path)
+
+
+def norms_training(trainer: Trainer) -> dict[str, bool]:
+    return {name: module.training for name, module in trainer.model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+
+
+def test_batch_norms_are_frozen_after_a_share_of_what_trains_them(archive: Path, tmp_path: Path) -> None:
+    """Those of the localisation at half of the steps that it has alone, the others at half of the rest; also of a run that is resumed."""
+    changes = {"model": "mtun", "hparams": {"width": 4, "stacks": 1}, "losses": Losses(mse=1, corners=0.05), "mix": Mix(unaligned=1)}
+    settings = recipe(**changes, batch=2, steps=6, localise_steps=2, freeze_norms=0.5, validate_every=100)
+    trainer = Trainer(settings, archive, tmp_path)
+    batch = make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0))
+    localising = {name: name.startswith(("encoder", "upsample")) for name in norms_training(trainer)}
+    assert 0 < sum(localising.values()) < len(localising)
+    for step in range(6):
+        trainer.train_step(batch)
+        assert norms_training(trainer) == {name: step < (1 if early else 4) for name, early in localising.items()}, step
+        if step == 3:
+            statistics = {key: value.clone() for key, value in trainer.model.state_dict().items() if "running" in key}
+            weight = trainer.model.align[1].weight.detach().clone()
+            trainer.validate()  # in evaluation, from which it comes back
+            trainer.save()
+    assert all(torch.equal(trainer.model.state_dict()[key], value) for key, value in statistics.items())
+    assert not torch.equal(trainer.model.align[1].weight, weight), "scale and shift are trained on"
+    resumed = Trainer(settings, archive, tmp_path)
+    resumed.resume()
+    assert resumed.step == 4 and all(norms_training(resumed).values())
+    resumed.train_step(batch)
+    assert not any(norms_training(resumed).values())
+    with pytest.raises(BadInputError, match="freeze_norms needs a network with batch norms; lite has none"):
+        Trainer(recipe(freeze_norms=0.5), archive, tmp_path)
+
+
+def rates(settings: Recipe, epoch: int, steps: list[int]) -> list[float]:
+    return [loop.learning_rate(step, settings, epoch) for step in steps]
+
+
+def test_the_learning_rate_follows_the_papers_schedules() -> None:
+    tdn, csrip = load_recipe("tdn"), load_recipe("csrip")
+    assert rates(tdn, 100, [0, 99, 100, 250, 5000]) == pytest.approx([1e-3, 1e-3, 0.99e-3, 0.99**2 * 1e-3, 0.99**50 * 1e-3])
+    expected = [0.01 / 3 / 3**done for done in (0, 0, 1, 1, 2, 3, 4)]
+    assert rates(csrip, 10, [0, 99, 100, 249, 250, 500, 800]) == pytest.approx(expected, rel=1e-3)
+    assert rates(recipe(steps=105, lr=1, lr_floor=0.1), 1, [0, 4, 5, 55, 105]) == pytest.approx([0.2, 1, 1, 0.55, 0.1])
+
+
+def test_epochs_are_of_the_faces_that_there_are(archive: Path, tmp_path: Path) -> None:
+    """Twelve faces in batches of five: three steps. The optimiser of the discriminator follows, and so does the adversarial weight."""
+    changes = {"schedule": "exponential", "decay": 0.5, "warmup": 0, "lr": 1e-3, "steps": 10, "optimiser": "adam", "clip": None}
+    settings = recipe(**changes, batch=5, losses=Losses(mse=1, adversarial=0.01, adversarial_decay=0.6))
+    trainer = Trainer(settings, archive, tmp_path)
+    batch, seen = make_batch(trainer.faces, settings.mix, 5, np.random.default_rng(0)), []
+    for trainer.step in (2, 3, 6):
+        trainer.train_step(batch)
+        rates = (each.param_groups[0]["lr"] for each in (trainer.optimiser, trainer.critic_optimiser))
+        seen.append((*rates, round(float(trainer.objective.module.adversarial), 6)))
+    assert seen == [(1e-3, 1e-3, 0.01), (5e-4, 5e-4, 0.006), (2.5e-4, 2.5e-4, 0.005)]
+
+
+def test_the_papers_optimisers(archive: Path, tmp_path: Path) -> None:
+    adam = Trainer(recipe(optimiser="adam"), archive, tmp_path / "adam").optimiser.optimizer
+    assert type(adam) is torch.optim.Adam and adam.defaults["betas"] == (0.9, 0.999) and adam.defaults["weight_decay"] == 0
+    rmsprop = Trainer(recipe(optimiser="rmsprop", alpha=0.99), archive, tmp_path / "rmsprop").optimiser.optimizer
+    assert type(rmsprop) is torch.optim.RMSprop and rmsprop.defaults["alpha"] == 0.99
+
+
+def test_a_gradient_that_is_not_clipped(archive: Path, tmp_path: Path) -> None:
+    """The first step of RMSprop is as long for any gradient, but for one so short that its ε outweighs it."""
+    norms = []
+    for clip in (None, 1e-12):
+        trainer = Trainer(recipe(optimiser="rmsprop", clip=clip, warmup=0), archive, tmp_path / str(clip))
+        before = trainer.model.up.weight.detach().clone()
+        trainer.train_step(make_batch(trainer.faces, trainer.recipe.mix, 8, np.random.default_rng(0)))
+        norms.append(float((trainer.model.up.weight.detach() - before).norm()))
+    assert norms[0] > 10 * norms[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "exponential"}, "schedule exponential takes decay, not none"),
+        ({"schedule": "steps", "decay": 0.5}, "schedule steps takes decay and decay_epochs, not decay"),
+        ({"decay": 0.5}, "schedule cosine takes neither decay nor decay_epochs, not decay"),
+        ({"schedule": "steps", "decay": 0.5, "decay_epochs": [10, 5]}, r"decay_epochs must rise, not \[10, 5\]"),
+        ({"schedule": "exponential", "decay": 0.5, "lr_floor": 0.1}, "lr_floor is of the cosine schedule, not of exponential"),
+        ({"alpha": 0.99}, "alpha is of rmsprop, not of adamw"),
+        ({"schedule": "linear"}, "schedule: Input should be"),
+        ({"decay": 1.5, "schedule": "exponential"}, "decay: Input should be less than or equal to 1"),
+        ({"freeze_norms": 1.0}, "freeze_norms: Input should be less than 1"),
+        ({"losses": {"corners": -1}}, "losses.corners: Input should be greater than or equal to 0"),
+        ({"losses": {"ssim": float("nan")}}, "losses.ssim: Input should be a finite number"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_recipe_is_one_line(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({"model": "lite", "mix": {"aligned": 1.0}, "losses": {"l1": 1.0}} | changes))
+    with pytest.raises(BadInputError, match=words) as raised:
+        load_recipe(str(path))
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path) -> None:
@@ -78,60 +226,6 @@ def test_a_resumed_run_ends_with_the_same_weights(archive: Path, tmp_path: Path)
     second.fit()
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-5, atol=1e-7)
-
-
-def test_a_divided_checkpoint_goes_on(archive: Path, tmp_path: Path) -> None:
-    """In fp16 and from the average, without the optimisers' state; with all of it, too. Nothing is taken of parts that are not whole."""
-    settings = recipe(steps=4, losses=Losses(l1=1, adversarial=0.01), mix=Mix(unaligned=1))
-    first = Trainer(settings, archive, tmp_path / "first")
-    first.fit()
-    for name, state in (("weights", False), ("all", True)):
-        arguments = ["divide", str(tmp_path / "first" / "last.safetensors"), "--out", str(tmp_path / name), "--megabytes", "4"]
-        done = CliRunner().invoke(training_cli.app, arguments + ["--state"] * state)
-        assert done.exit_code == 0, done.output
-        parts = sorted((tmp_path / name).iterdir())
-        assert len(parts) > 3 and all(part.stat().st_size <= 4_000_000 for part in parts)
-        wanted = first.model.state_dict() if state else first.average
-        for some in (parts[1:], parts[:-1], []):
-            with pytest.raises(WeightsError, match="not all parts"):
-                checkpoint.unite(some, tmp_path / "broken.safetensors")
-        out = tmp_path / f"run-{name}" / "last.safetensors"
-        assert CliRunner().invoke(training_cli.app, ["unite", *map(str, parts), "--out", str(out)]).exit_code == 0
-        second = Trainer(settings.model_copy(update={"steps": 6}), archive, out.parent)
-        second.resume()
-        assert second.step == 4 and bool(second.optimiser.state_dict()["state"]) == state
-        for key, value in wanted.items():
-            torch.testing.assert_close(second.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
-        assert len(second.fit()) == 2
-
-
-def test_united_parts_are_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Counts of a batch norm, which are no floats, and all: the weights are there beside their average, in float32, and nothing else is."""
-    about = {"model": "tdn", "step": 7}
-    average = {"norm.weight": torch.rand(1000), "norm.num_batches_tracked": torch.tensor(7)}
-    tensors = checkpoint.pack("average", average) | checkpoint.pack("model", {key: value + 1 for key, value in average.items()})
-    checkpoint.save(tmp_path / "last.safetensors", tensors | {"optimiser.0.step": torch.tensor(7.0)}, about)
-    parts = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 500)
-    assert len(parts) > 3
-    checkpoint.unite(parts, tmp_path / "home" / "last.safetensors")
-    united, told = checkpoint.load(tmp_path / "home" / "last.safetensors")
-    assert told == about and [path.name for path in (tmp_path / "home").iterdir()] == ["last.safetensors"]
-    assert united.keys() == {f"{each}.{key}" for each in ("average", "model") for key in average}
-    for key, value in average.items():
-        for each in ("average", "model"):
-            torch.testing.assert_close(united[f"{each}.{key}"], value, rtol=1e-3, atol=1e-4)
-
-
-def test_dividing_again_leaves_no_earlier_part(archive: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe(), archive, tmp_path)
-    trainer.save()
-    earlier = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 100_000)
-    other = tmp_path / "parts" / "best-0-000-of-001.part"
-    other.write_bytes(b"")
-    trainer.average["up.weight"] += 1
-    trainer.save()
-    parts = checkpoint.divide(tmp_path / "last.safetensors", tmp_path / "parts", 100_000)
-    assert sorted((tmp_path / "parts").iterdir()) == sorted([*parts, other]) and not set(parts) & set(earlier)
 
 
 def test_averaged_weights_of_a_run_that_never_validated(archive: Path, tmp_path: Path) -> None:
@@ -291,9 +385,26 @@ def with_labels(archive: Path, folder: Path) -> Path:
 def test_every_recipe_makes_a_step(name: str, archive: Path, tmp_path: Path) -> None:
     small = {"hparams": {"width": 16}} if name == "csrip" else {}  # the whole takes a minute and 4 GB
     settings = load_recipe(name).model_copy(update={"batch": 2, "localise_steps": 0, "steps": 1} | small)
-    trainer = Trainer(settings, with_labels(archive, tmp_path / "data"), tmp_path / "run")
+    features = write_vgg(tmp_path / "vgg.safetensors") if settings.losses.feature else None
+    trainer = Trainer(settings, with_labels(archive, tmp_path / "data"), tmp_path / "run", features=features)
     terms = trainer.train_step(make_batch(trainer.faces, settings.mix, 2, np.random.default_rng(0)))
     assert all(np.isfinite(value) for value in terms.values()) and trainer.step == 1
+    assert ("feature" in terms) == bool(settings.losses.feature)
+
+
+def write_vgg(path: Path) -> Path:
+    """VGG-19's first convolutions as torchvision names them, with small random weights."""
+    places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256)}
+    layers = {f"features.{place}": torch.nn.Conv2d(*channels, 3).state_dict() for place, channels in places.items()}
+    save_file({f"{name}.{key}": value for name, state in layers.items() for key, value in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).losses.feature])
+def test_a_recipe_with_a_feature_loss_wants_its_network(name: str, archive: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(training_cli.app, ["fit", name, "--data", str(archive), "--out", str(tmp_path / "run"), "--limit", "2"])
+    assert done.exit_code == 2 and "recipe has a feature loss: give VGG-19's weights with --features FILE" in done.output
+    assert len(done.output.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "/" in name and not name.startswith("tdae/")])
@@ -327,7 +438,7 @@ def test_bad_recipes_and_checkpoints(tmp_path: Path) -> None:
 def test_heatmaps_are_learnt_from_landmarks(archive: Path, tmp_path: Path) -> None:
     settings = recipe(
         model="mtun",
-        hparams={"width": 8, "heatmap_side": 16},
+        hparams={"width": 8, "contracting": 8, "heatmap_side": 16},
         mix=Mix(unaligned=1),
         losses=Losses(mse=1, heatmap=1, theta=0.1),
         batch=4,

@@ -10,6 +10,7 @@ import pytest
 from fhrt.errors import BadInputError
 from fhrt.video import find_sources
 from fhrt.video.push import check_address
+from fhrt.video.sources import find_pictures
 
 
 @pytest.fixture
@@ -98,3 +99,28 @@ def test_what_is_refused(named: str, said: str) -> None:
 def test_a_folder_without_anything_to_read(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="holds no pictures"):
         find_sources(tmp_path)
+
+
+def test_pictures_of_folders_are_found_with_their_place(pictures: Path) -> None:
+    for name in ("b/x.png", "b/c/x.png", "a/y.jpg", "results/x.png"):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / name).write_bytes(b"x")
+    (pictures / "link").symlink_to(pictures)
+    flat = find_pictures([pictures / "b/x.png", pictures], leave_out=pictures / "results")
+    assert flat.files == [(pictures / name, Path()) for name in ("b/x.png", "1.JPG", "10.png", "2.png")]
+    assert flat.passed_over == [f"{pictures}: 3 subfolders were not looked into; --recursive does"]
+    deep = find_pictures([pictures], recursive=True, leave_out=pictures / "results")
+    below = [("a/y.jpg", "a"), ("b/x.png", "b"), ("b/c/x.png", "b/c")]
+    assert deep.files[3:] == [(pictures / name, Path(place)) for name, place in below] and len(deep.files) == 6
+    assert deep.passed_over == [f"{pictures}: 1 subfolder was not looked into, being links"]
+    named = find_pictures([pictures / "results"], leave_out=pictures / "results")
+    assert [path.name for path, _ in named.files] == ["x.png"], "what is named is looked into"
+
+
+def test_a_stream_of_a_folder_says_what_it_leaves_out(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (pictures / "deeper").mkdir()
+    (pictures / "deeper/3.png").write_bytes(b"x")
+    for _ in range(2):
+        find_sources(pictures)
+    assert caplog.messages == [f"{pictures}: 1 subfolder was not looked into; {pictures}/** names what is in them, too"]
+    assert len(find_sources(f"{pictures}/**")[0].pictures) == 4

@@ -1,0 +1,1 @@
+"""Tools for developers that are no benchmarks: `nox` runs them."""
