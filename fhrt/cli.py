@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fhrt.results import Face, Result
 
 MAX_SIDE = 4096  # longer side of a pasted picture, pixels
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SHEET_FACES = 60
 SHEET_WIDTH = 1600
 
@@ -166,16 +167,18 @@ def run(
         for path, folder in progress.track(pictures.files, description="Hallucinating"):
             try:
                 result = hallucinator.run(path)
-            except BadInputError as error:
+                if scale is not None:
+                    result = result.at_scale(scale)
+                make_folder(output / folder)
+                name = _free_name(path.stem, _names_in(output / folder, used))
+                write_picture(output / folder / f"{name}.png", result.paste(_scale_within(result, enlarge or scale or 4)))
+                result.save(output / folder / f"{name}_faces.png", heatmaps=heatmaps)
+            except (BadInputError, MemoryError) as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_ROOM:  # nor for the pictures that follow
+                    raise
                 failed += 1
-                _complain(str(error), progress.console)
+                _complain(str(error) or f"{path} does not fit into the memory", progress.console)
                 continue
-            if scale is not None:
-                result = result.at_scale(scale)
-            make_folder(output / folder)
-            name = _free_name(path.stem, _names_in(output / folder, used))
-            write_picture(output / folder / f"{name}.png", result.paste(_scale_within(result, enlarge or scale or 4)))
-            result.save(output / folder / f"{name}_faces.png", heatmaps=heatmaps)
             count += len(result.faces)
             skipped += result.skipped
             best = sorted(best + result.faces, key=lambda face: -face.score * face.width)[:SHEET_FACES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +9,7 @@ from importlib import import_module, metadata
 from typing import NamedTuple
 
 from fhrt.errors import WeightsError
+from fhrt.machine import usable_cores
 
 
 class Finding(NamedTuple):
@@ -88,7 +88,7 @@ def _cpu() -> str:
 
     codes = {"SSE4.2": 7, "AVX2": 11, "FMA3": 12, "AVX-512": 256, "NEON": 100}  # OpenCV's CV_CPU_* numbers
     features = " ".join(name for name, code in codes.items() if cv2.checkHardwareSupport(code))
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} threads, {features}"
+    return f"{usable_cores()} threads, {features}"
 
 
 def _onnxruntime() -> str:

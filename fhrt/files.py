@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -65,4 +67,26 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def cache_folder() -> Path:
     """The user's own folder for engines and measurements: ``FHRT_CACHE``, or the platform's place for an application's cache."""
-    return Path(os.environ.get("FHRT_CACHE") or platformdirs.user_cache_path("fhrt"))
+    return own_folder("FHRT_CACHE", platformdirs.user_cache_path)
+
+
+def own_folder(variable: str, place: Callable[[str], Path]) -> Path:
+    """The folder that a variable names, or the platform's; where a user has no home, one that holds nothing and cannot be made."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    try:
+        path = place("fhrt")
+    except RuntimeError:  # no HOME, and a user that the system does not know
+        path = Path("~")
+    if path.is_absolute():
+        return path
+    _say_homeless()
+    return NOWHERE
+
+
+NOWHERE = Path(os.devnull) / "fhrt"
+
+
+@cache
+def _say_homeless() -> None:
+    logging.getLogger("fhrt").warning("this user has no home folder, so nothing is kept: FHRT_CACHE and FHRT_MODELS name folders")

@@ -47,3 +47,27 @@ def test_a_program_that_ends_leaves_nothing_of_its_daemon_threads(tmp_path: Path
     """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, timeout=60)
     assert os.listdir(tmp_path) == []
+
+
+HOMELESS = """
+import os, pwd
+def unknown(*_): raise KeyError("unknown user")
+pwd.getpwuid = pwd.getpwnam = unknown
+from fhrt.cli import app
+import sys
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["models"], ["demo", "-o", "out.png", "--backend", "onnxruntime"], ["engines", "list"], ["models", "add", "none.zip"]]
+)
+def test_a_user_without_a_home_has_what_ships(tmp_path: Path, command: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith(("XDG_", "FHRT_"))}
+    done = subprocess.run([sys.executable, "-c", HOMELESS, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    refused = command[:2] == ["models", "add"]
+    assert done.returncode == (2 if refused else 0), done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 + refused and "has no home folder" in lines[0]
+    assert "FHRT_MODELS names another folder" in lines[-1] or not refused
+    assert [path.name for path in tmp_path.iterdir()] == (["out.png"] if "demo" in command else [])

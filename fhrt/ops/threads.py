@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from fhrt import _C
 from fhrt.errors import BadInputError
+from fhrt.machine import cores, usable_cores
+
+if usable_cores() < cores():  # by a container's quota, of which the native module asks nobody
+    os.environ.setdefault("FHRT_NUM_THREADS", str(usable_cores()))
 
 
 def set_num_threads(count: int) -> None:

@@ -11,6 +11,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from fhrt.errors import UnknownModelError, WeightsError
+from fhrt.files import own_folder
 from fhrt.runtime.card import Card
 from fhrt.systems import SYSTEMS, find_name, how_to_make, unknown
 
@@ -116,7 +117,8 @@ def read_card(folder: Path) -> Card:
 
 def own_bundles() -> Path:
     """The user's own folder of bundles: ``FHRT_MODELS``, or the platform's place for an application's data."""
-    return Path(os.environ.get("FHRT_MODELS") or platformdirs.user_data_path("fhrt") / "models")
+    named = os.environ.get("FHRT_MODELS")
+    return Path(named) if named else own_folder("FHRT_MODELS", platformdirs.user_data_path) / "models"
 
 
 def installed() -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fhrt import ops
 from fhrt.errors import BackendError, MissingExtraError
+from fhrt.machine import usable_cores
 from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
@@ -76,9 +76,11 @@ class _Graph:
             openvino.properties.hint.inference_precision: openvino.Type.f32,
             openvino.properties.hint.performance_mode: openvino.properties.hint.PerformanceMode.LATENCY,
             openvino.properties.num_streams: 1,
-            openvino.properties.inference_num_threads: threads or _usable_cores(),
+            openvino.properties.inference_num_threads: threads or usable_cores(),
             # Pinned, the threads of two engines would share one core while another is idle.
             openvino.properties.hint.enable_cpu_pinning: False,
+            # What it prepares for a shape it would keep for thousands of them, some megabytes for each size of a frame.
+            "CPU_RUNTIME_CACHE_CAPACITY": "0",
         }
         self._core = openvino.Core()
         if "CPU" not in self._core.available_devices:
@@ -141,10 +143,6 @@ class OpenVinoFrames:
         with self._lock:
             results = self._request.infer({"frame": whole_pieces(frame, self.card)}, share_inputs=True)
             return [np.array(results[name]) for name in self.card.outputs]  # the request's own memory is overwritten by the next call
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # OpenVINO knows no model-local functions; it is told here what fhrt's nodes are, as fhrt/export/graph.py spells them.

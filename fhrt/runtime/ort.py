@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fhrt.errors import BackendError, WeightsError
 from fhrt.files import cache_folder
+from fhrt.machine import cores, usable_cores
 from fhrt.runtime.batch import run_in_parts, whole_pieces
 from fhrt.runtime.bundle import Bundle
 from fhrt.runtime.card import Card
@@ -82,7 +83,7 @@ class OrtFrames:
 def open_frames(bundle: Bundle, options: Options) -> OrtFrames:
     """Backend ``onnxruntime`` for networks that take frames."""
     options.require("onnxruntime", devices=("cpu",), precisions=("fp32", "int8"))
-    return OrtFrames(bundle, _whole(bundle, options.threads), "onnxruntime")
+    return OrtFrames(bundle, _whole(bundle, options.threads, sizes=True), "onnxruntime")
 
 
 def open_frames_cuda(bundle: Bundle, options: Options) -> OrtFrames:
@@ -93,15 +94,18 @@ def open_frames_cuda(bundle: Bundle, options: Options) -> OrtFrames:
 
 def _session_options(threads: int | None, *, spinning: bool = True) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: one per core
+    limited = usable_cores() < cores()  # by a container's quota, which ONNX Runtime does not see
+    options.intra_op_num_threads = threads or (usable_cores() if limited else 0)  # 0: one per core
     options.log_severity_level = 3
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
-def _whole(bundle: Bundle, threads: int | None, providers: list[Any] | None = None) -> onnxruntime.InferenceSession:
+def _whole(bundle: Bundle, threads: int | None, providers: list[Any] | None = None, *, sizes: bool = False) -> onnxruntime.InferenceSession:
+    """sizes: inputs of ever new sizes come, for which no memory is kept: a plan for each, and what the largest needed."""
     options = _session_options(threads)
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = not sizes
     if bundle.precision != "int8":  # else packed weights are unpacked in every run, which takes a sixth more time
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

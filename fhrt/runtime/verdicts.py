@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from fhrt import _C, machine
 from fhrt.errors import BadInputError
-from fhrt.files import cache_folder, write_bytes
+from fhrt.files import NOWHERE, cache_folder, write_bytes
 from fhrt.runtime.bundle import Bundle
 
 LOG = logging.getLogger("fhrt")
@@ -88,7 +88,7 @@ class Memory:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self.path, json.dumps(content, indent=2).encode())
         except (OSError, BadInputError) as error:
-            if self.path not in _unwritten:
+            if self.path not in _unwritten and not self.path.is_relative_to(NOWHERE):
                 LOG.warning("what was measured cannot be kept, the next process measures it again: %s", error)
             _unwritten[self.path] = every
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -15,7 +18,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from fhrt.errors import BadInputError
+from fhrt.errors import BadInputError, FhrtError
 from fhrt.stream.metrics import MetricsServer
 from fhrt.stream.pipeline import Stream, camera_list
 from fhrt.video import JsonFormatter, Percentiles, State, find_sources
@@ -91,27 +94,76 @@ def status_table(stream: Stream) -> Table:
 
 @contextmanager
 def logging_to(err: Console, *, as_json: bool) -> Iterator[Callable[[str], None]]:
-    """fhrt's log lines on stderr: warnings in plain words, or everything from info on as a JSON object a line.
+    """fhrt's log lines on stderr: warnings in plain words; or as_json everything from info on, each line of stderr a JSON object.
 
-    Yields what puts a line of one's own among them: outputs may have standard output for themselves.
+    Yields what puts a line of one's own among them: outputs may have standard output for themselves. As JSON, errors are logged here, and
+    end the program with code 2.
     """
-    handler: logging.Handler
-    if as_json:
-        handler = logging.StreamHandler()
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler = RichHandler(logging.WARNING, console=err, show_path=False)
     logger = logging.getLogger("fhrt")
     before, propagated = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if as_json else logging.WARNING)
-    logger.propagate = False
+    with ExitStack() as stack:
+        handler: logging.Handler
+        if as_json:
+            handler = logging.StreamHandler(stack.enter_context(_stderr_as_log()))
+            handler.setFormatter(JsonFormatter())
+            logging.captureWarnings(True)
+            stack.callback(logging.captureWarnings, False)
+            logging.getLogger().addHandler(handler)  # of other libraries
+            stack.callback(logging.getLogger().removeHandler, handler)
+        else:
+            handler = RichHandler(logging.WARNING, console=err, show_path=False)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if as_json else logging.WARNING)
+        logger.propagate = False
+        try:
+            yield logger.info if as_json else partial(err.print, highlight=False, markup=False, soft_wrap=True)
+        except Exception as error:
+            if not as_json or isinstance(error, BrokenPipeError):
+                raise
+            expected = isinstance(error, (FhrtError, OSError))
+            logger.error("%s", error, exc_info=None if expected else error)
+            raise SystemExit(2 if expected else 1) from error
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+            logger.propagate = propagated
+
+
+@contextmanager
+def _stderr_as_log() -> Iterator[TextIO]:
+    """Whatever is written to standard error, by C++ too, is a warning of the logger ``stderr`` meanwhile. Yields the real one."""
     try:
-        yield logger.info if as_json else partial(err.print, highlight=False, markup=False, soft_wrap=True)
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-        logger.propagate = propagated
+        number = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # a program's own, which only Python writes to
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    real = os.dup(number)
+    end, begin = os.pipe()
+    os.dup2(begin, number)
+    os.close(begin)
+
+    def read() -> None:
+        with open(end, encoding="utf-8", errors="backslashreplace") as lines:
+            for line in lines:
+                if line.strip():
+                    logger.warning("%s", line.rstrip())
+
+    logger = logging.getLogger("stderr")
+    logger.propagate = False
+    thread = threading.Thread(target=read, name="fhrt-stderr", daemon=True)
+    with open(real, "w", encoding="utf-8", errors="backslashreplace") as stderr:
+        handler = logging.StreamHandler(stderr)
+        handler.setFormatter(JsonFormatter())
+        logger.addHandler(handler)
+        thread.start()
+        try:
+            yield stderr
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, number)
+            thread.join(1)  # it does not end where another program has inherited standard error
+            logger.removeHandler(handler)
 
 
 def _milliseconds(took: Percentiles | None) -> str:

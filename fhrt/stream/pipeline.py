@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fhrt.errors import BadInputError, SourceError
 from fhrt.hallucinator import Hallucinator
+from fhrt.machine import usable_cores
 from fhrt.ops import stay_alone
 from fhrt.results import Result
 from fhrt.stream.batcher import Batcher
@@ -278,8 +278,7 @@ def camera_list(sources: Iterable[str | int | Path] | str | int | Path) -> Path 
 
 
 def _workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, WORKERS)
+    return min(usable_cores(), WORKERS)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fhrt.errors import BadInputError, SourceError
 from fhrt.faces.inputs import check_pixels, most_pixels, read_picture
+from fhrt.machine import usable_cores
 from fhrt.video.hardware import Decode, hardware
 from fhrt.video.health import Health
 from fhrt.video.redact import redact
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import av
 
 PICTURE_TIME = 1 / 25  # seconds that the pictures of a folder are apart
+MOST_THREADS = 16  # of a decoder, as FFmpeg has it, which does not see a container's quota
 PATIENCE = 30.0  # seconds without a whole picture although packets come: longer than cameras wait between key frames
 
 
@@ -101,6 +103,7 @@ class Connection:
             self.recording = not source.live or (source.kind == "url" and bool(self._container.duration))
             if self.recording:
                 codec.thread_type = "AUTO"
+                codec.thread_count = min(usable_cores() + (usable_cores() > 1), MOST_THREADS)
             else:  # frame threads would delay by a frame each, and a core decodes several cameras
                 codec.thread_type, codec.thread_count = "SLICE", 1
         except BaseException:

@@ -81,7 +81,10 @@ def _find(named: str | int | Path) -> list[Source]:
         return [_webcam(text if text.startswith("/") else f"/dev/video{text}")]  # may be plugged in later
     if "://" in text:
         return [_stream(text)]
-    path = Path(named).expanduser()
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError as error:
+        raise BadInputError(f"{named}: there is no such home folder") from error
     if not text:
         raise BadInputError("the name of a source is empty")
     if path.is_dir():

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -127,3 +129,27 @@ def test_a_mistyped_option_leaves_earlier_results_alone(clips, tmp_path, argumen
     (tmp_path / "a.jsonl").write_text("of an earlier run")
     done = CliRunner().invoke(app, ["stream", "--detector", "haar", str(clips[0]), "-o", str(tmp_path / "a.jsonl"), *arguments])
     assert done.exit_code == 2 and (tmp_path / "a.jsonl").read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize(("raised", "code"), [("BadInputError('no such thing')", 2), ("ValueError('not ours')", 1)])
+def test_every_line_of_a_json_log_is_json(raised: str, code: int) -> None:
+    program = f"""
+import logging, os, sys, warnings
+from rich.console import Console
+from fhrt.errors import BadInputError
+from fhrt.stream.command import logging_to
+with logging_to(Console(stderr=True), as_json=True) as say:
+    logging.warning("of another library")
+    warnings.warn("of Python")
+    print("of a program", file=sys.stderr)
+    os.system("echo of another process >&2")
+    os.write(2, b"of C++, rtsp://u:hunter2@h/\\n\\n")
+    say("of fhrt")
+    raise {raised}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    said = "\n".join(line["message"] for line in lines)
+    assert done.returncode == code and "hunter2" not in done.stderr
+    for part in ("another library", "of Python", "a program", "another process", "of C++", "of fhrt", raised.split("'")[1]):
+        assert part in said
