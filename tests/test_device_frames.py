@@ -150,7 +150,7 @@ def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hallucinator]:
     monkeypatch.setattr("fhrt.runtime.load", lambda *args, **options: EngineThere())
     StandIn.ups.clear()
     StandIn.downs.clear()
-    return Hallucinator("lite")
+    return Hallucinator("lite", threads=1)  # as the other has, so that their detectors are one and the same
 
 
 def test_a_frame_goes_up_once_and_all_faces_come_down_together(

@@ -69,9 +69,9 @@ def test_the_int8_form_is_near(bundle: Path, tmp_path: Path, monkeypatch: pytest
 def test_models_says_what_a_detector_takes(bundle: Path, tmp_path: Path) -> None:
     runner = CliRunner(env={"COLUMNS": "200", "FHRT_MODELS": str(tmp_path)})
     card = json.loads((bundle / "card.json").read_text())
-    own = Path(shutil.copytree(bundle, tmp_path / "own"))
-    (own / "card.json").write_text(json.dumps(card | {"name": "own"}))
-    (line,) = (line for line in runner.invoke(app, ["models"]).stdout.splitlines() if "own" in line.split())
+    own = Path(shutil.copytree(bundle, tmp_path / "mine"))
+    (own / "card.json").write_text(json.dumps(card | {"name": "mine"}))
+    (line,) = (line for line in runner.invoke(app, ["models"]).stdout.splitlines() if "mine" in line.split())
     assert "frames in pieces of 16×16" in line
 
 

@@ -124,7 +124,7 @@ def test_avx2_kernels_saturate_as_simulated(case: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["lite", "mnce", "urdgn", "../weights/detectors/tiny"])
+@pytest.mark.parametrize("name", ["lite", "mnce-ridge", "urdgn", "../weights/detectors/tiny"])
 def test_no_shipped_form_can_saturate(name: str) -> None:
     graph = onnx.load(SHIPPED / name / "model.int8.onnx").graph
     held = {tensor.name: tensor for tensor in graph.initializer}

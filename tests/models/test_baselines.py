@@ -85,7 +85,7 @@ def test_flops_and_shapes(system: type[nn.Module], side: int) -> None:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         sr, *others = system().eval()(torch.empty(2, 3, side, side))
     assert sr.shape == (2, 3, 8 * side, 8 * side)
-    assert others == [None, (), ()]
+    assert others == [None, (), (), None]
     assert counter.get_total_flops() == 2 * 2 * side**2 * MULTIPLY_ADDS[system]
 
 

@@ -102,6 +102,7 @@ def test_boxes_may_lie_there_too(holder: str, on_gpu: Hallucinator, on_cpu: Hall
         assert boxes == [tuple(box) for box in BOXES]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("holder", ["torch", "cupy"])
 @pytest.mark.parametrize("finer", [1, 2])
 def test_crops_of_a_network_of_loose_faces_are_those_of_the_cpu(holder: str, finer: int) -> None:
