@@ -31,7 +31,6 @@ CARD = SimpleNamespace(
     input_size=(16, 16),
     sizes=("16×16", "128×128"),
     output_size=(128, 128),
-    sizes=("16×16", "128×128"),
     outputs=("sr",),
     scales=(8,),
     scores={"aligned": {"psnr": 26.1, "bicubic_psnr": 23.3, "ssim": 0.75}},
