@@ -65,7 +65,7 @@ def test_two_that_are_spelt_alike_are_asked_about() -> None:
     [
         ("lit", "unknown model 'lit'; did you mean 'lite'?"),
         ("C-SRPI", "unknown model 'C-SRPI'; did you mean 'csrip'?"),
-        ("no-such", "unknown model 'no-such'; there are: lite, "),
+        ("no-such", "unknown model 'no-such'; there are: csrip-small, lite, "),
         (
             "SRGAN",
             "srgan has no weights here; install a bundle of it (fhrt models add) or train it: python -m training fit srgan --data DIR",
