@@ -81,13 +81,14 @@ def choose(bundle: Bundle, candidates: Sequence[Candidate], threads: int | None)
             trial.failed[best.name] = error
             continue
         for reason in trial.reasons(candidates):
-            LOG.warning("%s runs %s, because not %s", best.name, bundle.card.name, reason)
+            LOG.warning("%s runs %s, passing over %s", best.name, bundle.card.name, reason)
         _explained[engine] = best, tuple(candidates), trial.verdicts
         return engine
     for failure in trial.failed.values():
         if len(candidates) == 1 or isinstance(failure, WeightsError):
             raise failure
-    raise BackendError(f"nothing here runs {bundle.card.name}: {'; '.join(trial.reasons(candidates))}")
+    said = f"{bundle.card.name} is not run by" if len(candidates) == 1 else f"nothing here runs {bundle.card.name}:"
+    raise BackendError(f"{said} {'; '.join(trial.reasons(candidates))}")
 
 
 _explained: WeakKeyDictionary[Any, tuple[Candidate, tuple[Candidate, ...], Mapping[str, Verdict]]] = WeakKeyDictionary()
@@ -260,7 +261,7 @@ class _Trial:
             if each.name in self.failed:
                 found.append(f"{each.name}: {self.failed[each.name]}")
             elif each.name in self.verdicts and self.verdicts[each.name].wrong:
-                found.append(f"{each.name}: its answer is not the bundle's ({self.verdicts[each.name].wrong})")
+                found.append(f"{each.name}: its answer is too far from fp32's ({self.verdicts[each.name].wrong})")
         return found
 
 

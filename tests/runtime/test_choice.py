@@ -94,7 +94,7 @@ def test_what_cannot_be_opened_is_said_and_tried_again(caplog: pytest.LogCapture
     for _ in range(2):
         assert choose(LITE, candidates, None) is good
         assert [line for line in caplog.messages if "it is not installed" in line] == [
-            "good fp32 runs lite, because not broken fp32: it is not installed"
+            "good fp32 runs lite, passing over broken fp32: it is not installed"
         ]
         caplog.clear()
     assert len(tries) == 3  # one that the good one is preferred to, once

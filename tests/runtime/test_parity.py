@@ -79,9 +79,11 @@ def test_a_backend_that_lies_is_not_taken(lie: str, caplog: pytest.LogCaptureFix
         calls = liar.calls
         assert choose(bundle, candidates, None) is honest
         (line,) = caplog.messages
-        assert "because not liar" in line and figure.replace("\\", "").split(".")[0].split(" ")[0] in line
+        assert f"honest {bundle.precision} runs {bundle.card.name}, passing over liar" in line
+        assert figure.replace("\\", "").split(".")[0].split(" ")[0] in line
         caplog.clear()
-        with pytest.raises(BackendError, match=rf"liar {bundle.precision}: its answer is not the bundle's \({figure}.*must be at"):
+        refusal = rf"^{bundle.card.name} is not run by liar {bundle.precision}: its answer is too far from fp32's \({figure}.*must be at"
+        with pytest.raises(BackendError, match=refusal):
             choose(bundle, candidates[:1], None)
     assert 0 < liar.calls == calls  # once, in both ways
     assert f"liar {bundle.precision} is wrong: " in explain(honest)
@@ -151,7 +153,7 @@ def test_a_bundle_from_before_there_were_probes(model: str, tmp_path: Path, capl
         caplog.clear()
         assert choose(form, [honest.candidate(f"honest {form.precision}")], None) is honest and not caplog.messages
         lie = of_sr(lambda sr: sr[:, ::-1]) if model == "lite" else (lambda maps: [maps[0] + 0.2, maps[1]])
-        with pytest.raises(BackendError, match="its answer is not the bundle's"):
+        with pytest.raises(BackendError, match="its answer is too far from fp32's"):
             choose(form, [Fake(form, lie).candidate(f"liar {form.precision}")], None)
         caplog.clear()
 
@@ -263,7 +265,7 @@ def test_a_backend_that_breaks_down_is_passed_over(caplog: pytest.LogCaptureFixt
 
     good = Fake(LITE)
     assert choose(LITE, [Fake(LITE, break_down).candidate("broken fp32"), good.candidate("good fp32")], None) is good
-    assert caplog.messages == ["good fp32 runs lite, because not broken fp32: it fails: the backend's own words"]
+    assert caplog.messages == ["good fp32 runs lite, passing over broken fp32: it fails: the backend's own words"]
     with pytest.raises(FhrtError, match=r"it fails: the backend's own words$"):
         choose(LITE, [Fake(LITE, break_down).candidate("broken fp32")], None)
 
