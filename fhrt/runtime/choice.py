@@ -110,9 +110,11 @@ def explain(engine: Any) -> str:
         if verdict is None or verdict.figures is None:
             continue
         facts = [told(name, figure) for name, figure in verdict.figures.items()]
-        if verdict.milliseconds and each is not best and (least := verdicts[best.name].milliseconds):
+        least = verdicts[best.name].milliseconds
+        if verdict.milliseconds and each is not best and least:
             facts.append(f"{verdict.milliseconds / least:.1f} times the time")
-        if verdict.right and each.int8 and not best.int8:
+        quicker = verdict.milliseconds is not None and least is not None and verdict.milliseconds < least
+        if verdict.right and quicker and each.int8 and not best.int8:
             facts.append(f"INT8 is taken from {WORTH} times the speed on")
         texts.append(f"{each.name}{' is wrong' if verdict.wrong else ''}: {', '.join(facts)}")
     return "; ".join(texts)
