@@ -200,8 +200,8 @@ class _Trial:
         probe = self._probe
         try:
             figures = compare(probe, engine)
-        except WeightsError:
-            raise
+        except WeightsError as error:
+            raise WeightsError(f"{self.bundle.folder}: {error}") from error
         except Exception as error:  # a backend's own
             self.failed[candidate.name] = BackendError(f"it fails: {(str(error) or type(error).__name__).splitlines()[0]}")
             return None

@@ -182,18 +182,20 @@ MISFITS: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] = {
 }
 
 
-@pytest.mark.parametrize("misfit", [*MISFITS, "no probe at all"])
+@pytest.mark.parametrize("misfit", [*MISFITS, "NaN for INT8", "no probe at all"])
 def test_a_probe_that_does_not_fit_is_an_error(misfit: str, tmp_path: Path) -> None:
     folder = copied(LITE, tmp_path / "lite")
     if misfit in MISFITS:
         save_file(MISFITS[misfit](load_file(folder / PROBE)), folder / PROBE)
+    elif misfit == "NaN for INT8":
+        save_file(load_file(folder / PROBE), folder / PROBE, {"int8": '{"sr": NaN, "theta": 0.03}'})
     else:
         (folder / PROBE).write_bytes(b"not a probe")
     change_card(folder, lambda card: card["sha256"].update({PROBE: hashlib.sha256((folder / PROBE).read_bytes()).hexdigest()}))
     for _ in range(2):
         with pytest.raises(WeightsError, match=r"does not fit its graph|is no probe") as caught:
             choose(open_bundle(folder), [Fake(LITE).candidate()], None)
-    assert "\n" not in str(caught.value) and "export the bundle again" in str(caught.value)
+    assert "\n" not in str(caught.value) and "export the bundle again" in str(caught.value) and str(folder) in str(caught.value)
 
 
 def test_a_damaged_probe_is_a_damaged_bundle(tmp_path: Path) -> None:
