@@ -81,13 +81,14 @@ def choose(bundle: Bundle, candidates: Sequence[Candidate], threads: int | None)
             trial.failed[best.name] = error
             continue
         for reason in trial.reasons(candidates):
-            LOG.warning("%s runs %s, because not %s", best.name, bundle.card.name, reason)
+            LOG.warning("%s runs %s, passing over %s", best.name, bundle.card.name, reason)
         _explained[engine] = best, tuple(candidates), trial.verdicts
         return engine
     for failure in trial.failed.values():
         if len(candidates) == 1 or isinstance(failure, WeightsError):
             raise failure
-    raise BackendError(f"nothing here runs {bundle.card.name}: {'; '.join(trial.reasons(candidates))}")
+    said = f"{bundle.card.name} is not run by" if len(candidates) == 1 else f"nothing here runs {bundle.card.name}:"
+    raise BackendError(f"{said} {'; '.join(trial.reasons(candidates))}")
 
 
 _explained: WeakKeyDictionary[Any, tuple[Candidate, tuple[Candidate, ...], Mapping[str, Verdict]]] = WeakKeyDictionary()
@@ -109,9 +110,11 @@ def explain(engine: Any) -> str:
         if verdict is None or verdict.figures is None:
             continue
         facts = [told(name, figure) for name, figure in verdict.figures.items()]
-        if verdict.milliseconds and each is not best and (least := verdicts[best.name].milliseconds):
+        least = verdicts[best.name].milliseconds
+        if verdict.milliseconds and each is not best and least:
             facts.append(f"{verdict.milliseconds / least:.1f} times the time")
-        if verdict.right and each.int8 and not best.int8:
+        quicker = verdict.milliseconds is not None and least is not None and verdict.milliseconds < least
+        if verdict.right and quicker and each.int8 and not best.int8:
             facts.append(f"INT8 is taken from {WORTH} times the speed on")
         texts.append(f"{each.name}{' is wrong' if verdict.wrong else ''}: {', '.join(facts)}")
     return "; ".join(texts)
@@ -197,8 +200,8 @@ class _Trial:
         probe = self._probe
         try:
             figures = compare(probe, engine)
-        except WeightsError:
-            raise
+        except WeightsError as error:
+            raise WeightsError(f"{self.bundle.folder}: {error}") from error
         except Exception as error:  # a backend's own
             self.failed[candidate.name] = BackendError(f"it fails: {(str(error) or type(error).__name__).splitlines()[0]}")
             return None
@@ -260,7 +263,7 @@ class _Trial:
             if each.name in self.failed:
                 found.append(f"{each.name}: {self.failed[each.name]}")
             elif each.name in self.verdicts and self.verdicts[each.name].wrong:
-                found.append(f"{each.name}: its answer is not the bundle's ({self.verdicts[each.name].wrong})")
+                found.append(f"{each.name}: its answer is too far from fp32's ({self.verdicts[each.name].wrong})")
         return found
 
 

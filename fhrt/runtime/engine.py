@@ -196,7 +196,7 @@ def _open(bundle: Bundle, output: str, backends: dict[str, str], backend: str, o
             refused.append(f"{group[0].name}: {error}")
         else:
             for reason in refused:
-                LOG.warning("%s runs %s, because not %s", engine.backend, bundle.card.name, reason)
+                LOG.warning("%s runs %s, passing over %s", engine.backend, bundle.card.name, reason)
             return engine
     wanted = f"device={options.device!r}, precision={options.precision!r}, plan={options.plan!r}"
     raise BackendError(f"nothing here runs {wanted} ({'; '.join(refused)})")

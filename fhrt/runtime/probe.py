@@ -73,10 +73,13 @@ def read_probe(bundle: Bundle) -> Probe | None:
     takes, card = _takes(bundle), bundle.card
     given = arrays.pop(takes, np.zeros(0, np.uint8))
     frames = takes == "frame"
-    fits = given.dtype == np.uint8 and (
-        given.ndim == 3 and given.shape[2] == 3 if frames else given.ndim == 4 and given.shape[1:] == (3, *card.input_size)
+    finite = all(np.isfinite(each).all() for each in (*arrays.values(), *(int8 or {}).values()))
+    fits = (
+        finite
+        and given.dtype == np.uint8
+        and (given.ndim == 3 and given.shape[2] == 3 if frames else given.ndim == 4 and given.shape[1:] == (3, *card.input_size))
     )
-    if not fits or given.size == 0 or set(arrays) != set(card.outputs) or not all(np.isfinite(each).all() for each in arrays.values()):
+    if not fits or given.size == 0 or set(arrays) != set(card.outputs):
         raise WeightsError(
             f"{path} does not fit its graph, which takes {takes} and gives {', '.join(card.outputs)}; export the bundle again: fhrt export"
         )

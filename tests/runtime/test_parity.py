@@ -79,9 +79,11 @@ def test_a_backend_that_lies_is_not_taken(lie: str, caplog: pytest.LogCaptureFix
         calls = liar.calls
         assert choose(bundle, candidates, None) is honest
         (line,) = caplog.messages
-        assert "because not liar" in line and figure.replace("\\", "").split(".")[0].split(" ")[0] in line
+        assert f"honest {bundle.precision} runs {bundle.card.name}, passing over liar" in line
+        assert figure.replace("\\", "").split(".")[0].split(" ")[0] in line
         caplog.clear()
-        with pytest.raises(BackendError, match=rf"liar {bundle.precision}: its answer is not the bundle's \({figure}.*must be at"):
+        refusal = rf"^{bundle.card.name} is not run by liar {bundle.precision}: its answer is too far from fp32's \({figure}.*must be at"
+        with pytest.raises(BackendError, match=refusal):
             choose(bundle, candidates[:1], None)
     assert 0 < liar.calls == calls  # once, in both ways
     assert f"liar {bundle.precision} is wrong: " in explain(honest)
@@ -151,7 +153,7 @@ def test_a_bundle_from_before_there_were_probes(model: str, tmp_path: Path, capl
         caplog.clear()
         assert choose(form, [honest.candidate(f"honest {form.precision}")], None) is honest and not caplog.messages
         lie = of_sr(lambda sr: sr[:, ::-1]) if model == "lite" else (lambda maps: [maps[0] + 0.2, maps[1]])
-        with pytest.raises(BackendError, match="its answer is not the bundle's"):
+        with pytest.raises(BackendError, match="its answer is too far from fp32's"):
             choose(form, [Fake(form, lie).candidate(f"liar {form.precision}")], None)
         caplog.clear()
 
@@ -180,18 +182,20 @@ MISFITS: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] = {
 }
 
 
-@pytest.mark.parametrize("misfit", [*MISFITS, "no probe at all"])
+@pytest.mark.parametrize("misfit", [*MISFITS, "NaN for INT8", "no probe at all"])
 def test_a_probe_that_does_not_fit_is_an_error(misfit: str, tmp_path: Path) -> None:
     folder = copied(LITE, tmp_path / "lite")
     if misfit in MISFITS:
         save_file(MISFITS[misfit](load_file(folder / PROBE)), folder / PROBE)
+    elif misfit == "NaN for INT8":
+        save_file(load_file(folder / PROBE), folder / PROBE, {"int8": '{"sr": NaN, "theta": 0.03}'})
     else:
         (folder / PROBE).write_bytes(b"not a probe")
     change_card(folder, lambda card: card["sha256"].update({PROBE: hashlib.sha256((folder / PROBE).read_bytes()).hexdigest()}))
     for _ in range(2):
         with pytest.raises(WeightsError, match=r"does not fit its graph|is no probe") as caught:
             choose(open_bundle(folder), [Fake(LITE).candidate()], None)
-    assert "\n" not in str(caught.value) and "export the bundle again" in str(caught.value)
+    assert "\n" not in str(caught.value) and "export the bundle again" in str(caught.value) and str(folder) in str(caught.value)
 
 
 def test_a_damaged_probe_is_a_damaged_bundle(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ def test_a_backend_that_breaks_down_is_passed_over(caplog: pytest.LogCaptureFixt
 
     good = Fake(LITE)
     assert choose(LITE, [Fake(LITE, break_down).candidate("broken fp32"), good.candidate("good fp32")], None) is good
-    assert caplog.messages == ["good fp32 runs lite, because not broken fp32: it fails: the backend's own words"]
+    assert caplog.messages == ["good fp32 runs lite, passing over broken fp32: it fails: the backend's own words"]
     with pytest.raises(FhrtError, match=r"it fails: the backend's own words$"):
         choose(LITE, [Fake(LITE, break_down).candidate("broken fp32")], None)
 
