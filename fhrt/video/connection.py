@@ -58,7 +58,8 @@ class Connection:
     """A video or a camera, opened.
 
     timeout: seconds that a camera may be silent. Raises `av.FFmpegError` (its text may hold a password), BadInputError for frames
-    that are too large, and SourceError where there is no video inside. recording: whether it has an end.
+    that are too large, and SourceError where there is no video inside. recording: whether it has an end. heard: when a packet last came,
+    monotonic; pictures come seconds later where the camera's key frames are far apart.
     """
 
     def __init__(self, source: Source, decode: Decode, timeout: float, health: Health) -> None:
@@ -71,7 +72,7 @@ class Connection:
         self._timeout = timeout if source.live else float("inf")
         self._silence = f"no answer for {timeout:g} s"
         limit = timeout if source.live else None
-        asked = time.monotonic()
+        self.heard = asked = time.monotonic()
         try:
             self._container = av.open(
                 # A file by that protocol: what stands before a colon in its name (12:30:00.mp4) would be taken for another.
@@ -160,6 +161,7 @@ class Connection:
             if packet.size == 0:
                 empty += 1
             else:
+                self.heard = time.monotonic()
                 yield packet
             asked = time.monotonic()
         for _ in range(empty - 1):  # the last one only stands for the end

@@ -84,6 +84,7 @@ class Reader:
         self._number = 0
         self._begin: float | None = None  # monotonic time at which a recording's time 0 is played
         self._sign = time.monotonic()  # when an attempt began or a frame last came
+        self._connection: Connection | None = None  # what is open
         self._interval = 0.0  # usual seconds between frames
         self._waiting = False  # for the consumer or a file's own speed: that silence is not the camera's
 
@@ -177,12 +178,13 @@ class Reader:
         if self.source.kind == "pictures":
             self._deliver_all(read_pictures(self.source, self.health))
         else:
-            connection = Connection(self.source, self._decode, self._timeout, self.health)
+            self._connection = connection = Connection(self.source, self._decode, self._timeout, self.health)
             try:
                 self._recording = connection.recording
                 self._clock.restart()
                 self._deliver_all(connection.pictures())
             finally:
+                self._connection = None
                 connection.close()
         if self._recording and self._number == 0 and not self._stopping.is_set():
             raise SourceError("it holds no picture that can be decoded")
@@ -227,6 +229,9 @@ class Reader:
                 else:
                     rest = max(limit - silence, 0.01)
             elif self.health.state is State.CONNECTING and silence > 2 * self._timeout:
+                connection = self._connection
+                if connection is not None and time.monotonic() - connection.heard < 2 * self._timeout:
+                    continue  # packets come, and a key frame is waited for; `PATIENCE` ends that
                 self.health.change(State.OFFLINE, f"no answer for {silence:.0f} s", only_from=State.CONNECTING)
 
     def _explain(self, error: Exception) -> tuple[State, str]:

@@ -110,6 +110,26 @@ def test_a_stall_is_seen_affects_no_other_camera_and_does_not_hold_up_stopping(s
         server.thaw()
 
 
+def test_a_camera_whose_next_key_frame_is_far_off_is_waited_for_and_not_called_silent(tmp_path: Path) -> None:
+    timeout, wait = 0.4, 2.0
+    units = read_units(write_video(tmp_path / "rare.units", 100, key_every=50))
+
+    def script(sender: Sender) -> None:
+        for number, unit in enumerate(units[1:]):
+            time.sleep(wait / 50)
+            sender.unit(unit, number / FPS)
+
+    with raw_server(script) as port, Reader(f"rtsp://127.0.0.1:{port}/", timeout=timeout) as reader:
+        states = set()
+        while not live(reader):
+            states.add(reader.health.state)
+            assert State.OFFLINE not in states, reader.health.snapshot().reason
+            time.sleep(0.02)
+        assert states == {State.CONNECTING}
+        frame = reader.take(1)
+        assert frame is not None and number_in(frame.image) >= 50
+
+
 def test_refused_missing_and_silent_cameras_have_states(units: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fhrt.video.reader.BACKOFF", (0.1, 0.2))
     with (
