@@ -205,13 +205,14 @@ def test_models_lists_the_systems_without_weights_too(fhrt_command):
     assert all(re.search(rf"^│ {name} +│", shown, re.MULTILINE) for name in SYSTEMS)
 
 
-def test_an_installed_system_is_listed_once_and_without_torch():
+def test_an_installed_system_is_listed_once_and_without_torch(tmp_path):
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom fhrt.cli import app\n"
         "done = CliRunner().invoke(app, ['models'])\nprint(done.stdout)\n"
         "assert done.exit_code == 0 and not {'cv2', 'onnxruntime', 'torch'} & set(sys.modules)"
     )
-    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, encoding="utf-8").stdout
+    program = [sys.executable, "-c", code]
+    listed = subprocess.run(program, check=True, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path).stdout
     assert len(re.findall(r"^│ lite +│", listed, re.MULTILINE)) == 1 and "fit lite" not in listed and "fit srgan" in listed
 
 

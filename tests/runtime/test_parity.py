@@ -116,7 +116,8 @@ def test_with_avx2_alone_what_runs_is_right(model: str, cache: Path) -> None:
         "assert not complaint(compare(probe, engine), engine.precision, probe.int8)\n"
     )
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    subprocess.run([sys.executable, "-c", code, str(SHIPPED / model)], env=environment, check=True, stderr=subprocess.PIPE)
+    program = [sys.executable, "-c", code, str(SHIPPED / model)]
+    subprocess.run(program, env=environment, check=True, stderr=subprocess.PIPE, cwd=cache.parent)
 
 
 def test_doctor_says_how_far_each_is_from_fp32() -> None:
@@ -255,7 +256,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(cache: Path, caplog: pytest.
 
 def test_two_processes_at_once(cache: Path) -> None:
     code = "from fhrt.runtime import load\nprint(load('lite', backend='onnxruntime', plan='whole', precision='fp32', threads=1).backend)"
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": cache.parent}
+    started = [subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) for _ in range(2)]
     assert [process.communicate() for process in started] == [("onnxruntime\n", "")] * 2
     (file,) = (cache / "verdicts").iterdir()
     assert json.loads(file.read_bytes())["verdicts"]["onnxruntime fp32"]["wrong"] == ""

@@ -40,6 +40,7 @@ def test_nothing_is_sent_or_written_unasked(way: str, tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL", "ORT_DISABLE_TELEMETRY")}
     kept = {name: value for name, value in kept.items() if not name.startswith("XDG_")}
     environment = kept | {"HOME": str(home), "FHRT_CACHE": str(tmp_path / "cache"), "FHRT_MODELS": str(tmp_path / "models")}
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(WAYS[way])], env=environment, capture_output=True, text=True)
+    program = [sys.executable, "-c", PROGRAM.format(WAYS[way])]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(home.rglob("*"))

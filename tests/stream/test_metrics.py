@@ -132,9 +132,10 @@ def test_a_mistyped_option_leaves_earlier_results_alone(clips, tmp_path, argumen
 
 
 @pytest.mark.parametrize(("raised", "code"), [("BadInputError('no such thing')", 2), ("ValueError('not ours')", 1)])
-def test_every_line_of_a_json_log_is_json(raised: str, code: int) -> None:
+def test_every_line_of_a_json_log_is_json(raised: str, code: int, tmp_path: Path) -> None:
     program = f"""
 import logging, os, sys, warnings
+from pathlib import Path
 from rich.console import Console
 from fhrt.errors import BadInputError
 from fhrt.stream.command import logging_to
@@ -147,7 +148,7 @@ with logging_to(Console(stderr=True), as_json=True) as say:
     say("of fhrt")
     raise {raised}
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     said = "\n".join(line["message"] for line in lines)
     assert done.returncode == code and "hunter2" not in done.stderr
