@@ -110,6 +110,8 @@ def explain(engine: Any) -> str:
         if verdict is None or verdict.figures is None:
             continue
         facts = [told(name, figure) for name, figure in verdict.figures.items()]
+        if each is best:
+            facts[-1] += " from fp32"
         least = verdicts[best.name].milliseconds
         if verdict.milliseconds and each is not best and least:
             facts.append(f"{verdict.milliseconds / least:.1f} times the time")

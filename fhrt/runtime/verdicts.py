@@ -11,7 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, TypeAdapter
 
 from fhrt import _C, machine
 from fhrt.errors import BadInputError
@@ -36,7 +36,7 @@ class Verdict(BaseModel):
     version: str
     figures: dict[str, float] | None = None
     wrong: str = ""
-    milliseconds: float | None = None
+    milliseconds: NonNegativeFloat | None = None
 
     @property
     def right(self) -> bool:

@@ -122,8 +122,8 @@ def test_with_avx2_alone_what_runs_is_right(model: str, cache: Path) -> None:
 
 def test_doctor_says_how_far_each_is_from_fp32() -> None:
     figures = {"lite": doctor._verify("lite"), "detector": doctor._verify_detector()}
-    assert re.search(r"fp32 and int8; auto is \w+ (int8|fp32( cut)?): sr \d+\.\d dB, theta 0\.\d{3} pixels", figures["lite"])
-    assert re.search(r"auto is \w+ (int8|fp32): heat 0\.\d{3}, geometry 0\.\d{3}", figures["detector"])
+    assert re.search(r"fp32 and int8; auto is \w+ (int8|fp32( cut)?): sr \d+\.\d dB, theta 0\.\d{3} pixels from fp32(;|$)", figures["lite"])
+    assert re.search(r"auto is \w+ (int8|fp32): heat 0\.\d{3}, geometry 0\.\d{3} from fp32(;|$)", figures["detector"])
 
 
 def copied(bundle: Bundle, folder: Path) -> Path:
@@ -234,7 +234,15 @@ def test_what_changed_is_checked_again(change: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"verdicts": 3}', b'{"verdicts": {"fake fp32": {"version": "1", "figures": "good"}}}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"verdicts": 3}',
+        b'{"verdicts": {"fake fp32": {"version": "1", "figures": "good"}}}',
+        b'{"verdicts": {"fake fp32": {"version": "1", "milliseconds": -5}}}',
+    ],
 )
 def test_a_damaged_memory_is_made_anew(content: bytes, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = Fake(LITE)
