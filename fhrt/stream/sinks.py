@@ -21,7 +21,7 @@ from fhrt.results import Face, Result, write_picture
 from fhrt.stream.view import View
 from fhrt.video.push import RtspPush, check_address
 from fhrt.video.reader import STOP
-from fhrt.video.redact import redact
+from fhrt.video.redact import redact, redact_address
 from fhrt.video.sources import PICTURES, VIDEOS, Source
 from fhrt.video.writer import FORMATS, VideoWriter, check_size, check_writable, need_encoder
 
@@ -67,8 +67,8 @@ def open_sink(named: str, *, paste: int | None = None, sources: Sequence[str] = 
         _refuse_source(named, "a folder holds the best pictures of all sources")
         return BestShots(named)
     raise BadInputError(
-        f'"{redact(named)}" is no place for results: name a video (.mp4, .mkv), an address (rtsp://…), JSON lines (.jsonl, or - for '
-        "standard output), or a folder for the best pictures (ending with a slash)"
+        f'"{redact_address(named)}" is no place for results: name a video (.mp4, .mkv), an address (rtsp://…), JSON lines (.jsonl, or - '
+        "for standard output), or a folder for the best pictures (ending with a slash)"
     )
 
 

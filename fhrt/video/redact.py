@@ -9,6 +9,7 @@ import time
 
 _LOGIN = re.compile(r"(://[^\s@:'\"]*):[^\s'\"]*@")  # up to the last @: a password may hold one
 _NO_PORT = re.compile(r"^([^/?#:[]*:)(?!\d*(?:[/?#]|$)).*")
+_SLIP = re.compile(r":.*@", re.DOTALL)
 _PAIR = re.compile(
     r"\b((?:\w*(?:password|passwd|pwd|token|secret|signature)|pass|sig|(?:api|access)?_?key|auth)=)[^\s&'\"]+", re.IGNORECASE
 )
@@ -22,9 +23,12 @@ def redact(text: object) -> str:
 def redact_address(address: str) -> str:
     """One whole address without its password, whatever that holds: all from the first ``:`` behind the scheme to the last ``@`` of all.
 
-    What stands in a port's place and is none may be a password, too, that has lost its end.
+    What stands in a port's place and is none may be a password, too, that has lost its end. Without ``://`` it is an address with a slip of
+    the pen, or a file's name.
     """
-    scheme, _, rest = address.partition("://")
+    scheme, found, rest = address.partition("://")
+    if not found:
+        return redact(_SLIP.sub(":***@", address))
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     place = f"{user + ':' if colon else ''}***@{place}" if at else _NO_PORT.sub(r"\1***", place)

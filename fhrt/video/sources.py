@@ -98,7 +98,7 @@ def _find(named: str | int | Path) -> list[Source]:
         return _files(path, matches)
     if path.exists():
         raise BadInputError(f"{path} is neither a file nor a folder")
-    raise BadInputError(f"{path} does not exist")
+    raise BadInputError(f"{redact_address(str(path))} does not exist")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def find_pictures(named: Iterable[Path], recursive: bool = False, leave_out: Pat
         elif path.exists():
             found.files.append((path, Path()))
         else:
-            raise BadInputError(f"{path} does not exist")
+            raise BadInputError(f"{redact_address(str(path))} does not exist")
     return found
 
 

@@ -19,6 +19,7 @@ from fhrt.faces.inputs import Color, Picture
 from fhrt.files import whole_file
 from fhrt.machine import usable_cores
 from fhrt.video.clock import Clock
+from fhrt.video.redact import redact_address
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -428,7 +429,8 @@ def fit(picture: Picture, width: int, height: int) -> Picture:
 def check_writable(path: Path) -> Path:
     """The path of a file that can be made or replaced. Raises BadInputError."""
     if not path.parent.is_dir():
-        raise BadInputError(f"cannot write {path}: the folder {path.parent} does not exist")
+        shown, folder = redact_address(str(path)), redact_address(str(path.parent))  # an address with a slip of the pen, maybe
+        raise BadInputError(f"cannot write {shown}: the folder {folder} does not exist")
     if path.is_dir():
         raise BadInputError(f"cannot write {path}: it is a folder")
     if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fhrt.errors import BadInputError
+from fhrt.stream.sinks import open_sink
 from fhrt.video import find_sources
 from fhrt.video.push import check_address
 from fhrt.video.sources import find_pictures
@@ -47,6 +48,22 @@ def test_a_password_that_ends_the_host_is_refused_and_not_shown(take: Callable[[
         take(f"rtsp://{login}@10.0.0.7:554/stream")
     said = str(caught.value)
     assert "2580" not in said and "secret" not in said and "\n" not in said
+
+
+@pytest.mark.parametrize("address", ["rtsp:/admin:2580#@10.0.0.7/s", "rtsp//admin:2580@10.0.0.7/s", "admin:25:80@10.0.0.7/s"])
+@pytest.mark.parametrize(
+    "take", [find_sources, check_address, open_sink, lambda named: find_pictures([Path(named)])], ids=["read", "push", "write", "pictures"]
+)
+def test_an_address_with_a_slip_shows_no_password(take: Callable[[str], object], address: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        take(address)
+    assert "25" not in str(caught.value) and "@10.0.0.7/s" in str(caught.value)
+
+
+def test_the_address_of_a_camera_shows_no_password_where_a_picture_is_asked_for() -> None:
+    with pytest.raises(BadInputError, match=r"@10\.0\.0\.7/s does not exist") as caught:
+        find_pictures([Path("rtsp://admin:2580@10.0.0.7/s")])
+    assert "2580" not in str(caught.value)
 
 
 def test_an_at_sign_that_ends_no_login_is_taken() -> None:
