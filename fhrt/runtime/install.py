@@ -34,6 +34,9 @@ def install(source: str | Path) -> Card:
 
 
 def _install(source: str | Path) -> Card:
+    if re.match(r"https?:?/", str(source)) and not re.match(r"https?://", str(source)) and not Path(source).exists():
+        # Not shown: a login in it is not where one would be found and left out.
+        raise WeightsError("the address has a slip in its beginning: it must start with http:// or https://")
     with tempfile.TemporaryDirectory(dir=own_bundles(), prefix=".new.") as temporary:
         place = Path(temporary)
         address = str(source) if re.match(r"https?://", str(source)) else ""

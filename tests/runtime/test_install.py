@@ -185,6 +185,13 @@ def test_a_login_is_refused_and_not_shown(login: str) -> None:
     assert "secret" not in str(caught.value) and "cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["https:/name:secret@h/m.zip", "http//name:secret@h/m.zip"])
+def test_an_address_with_a_slip_is_not_shown(address: str) -> None:
+    with pytest.raises(WeightsError, match="must start with http:// or https://") as caught:
+        install(address)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_folder_that_cannot_be_made(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FHRT_MODELS", str(tmp_path / "file" / "models"))
