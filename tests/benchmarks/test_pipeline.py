@@ -36,7 +36,8 @@ def test_a_film_is_run_whole_and_its_parts_alone(hallucinator: Hallucinator, tmp
     clip = write_video(tmp_path / "clip.mp4", 20, draw=still)
     row = pipeline.overhead(hallucinator, clip, detect_every=5, fuse=1, runs=1)
     assert row["clip"] == "clip.mp4" and row["results"] == row["frames"] == 20 and row["faces"] == 40
-    assert min(row["decode"], row["detect"], row["network"], row["left"]) > 0
+    assert min(row["decode"], row["detect"], row["network"]) > 0
+    assert row["left"] > -0.01  # seconds: a difference of times, and next to nothing on so short a clip
     assert row["share"] == pytest.approx(row["left"] / (row["decode"] + row["detect"] + row["network"]))
     assert isinstance(hallucinator.detector, pipeline.StubDetector), "given back"
     assert row["real_time"]["wall"] > 0.7 and 0 < row["real_time"]["results"] <= 20
